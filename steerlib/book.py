@@ -1,0 +1,143 @@
+"""Build the book: the pages of book/ with the executed copies of its notebooks in their places.
+
+The one idea: Jupyter Book never runs anything here. It is given a folder `_build/source/` in which
+every notebook has its outputs already, and makes `_build/html/` of it. What a page needs in a
+browser is served from the site itself: it opens whole with no network.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from steerlib.assets import fetch
+from steerlib.claims import Verdict, anchor, check
+from steerlib.errors import SteerlibError
+from steerlib.ledger import Claim, Measured, expected, interval, sentence, show
+
+MATHJAX = "sphinx-mathjax-offline"  # the asset that carries MathJax; _config.yml has its place
+
+
+def build(
+    root: Path,
+    ledger: Mapping[str, Claim],
+    records: Mapping[str, Mapping[str, Any]],
+    notebooks: Sequence[str],
+) -> Path:
+    """Build the book from what was run so far, and return the path of its first page.
+
+    Args:
+        root: the checkout.
+        ledger: the claims by id.
+        records: run records by chapter, as `steerlib.reproduce.read_records` gives them.
+        notebooks: file stems of all chapters that are notebooks.
+
+    Raises:
+        SteerlibError: Jupyter Book refused a page, or MathJax is not cached and cannot be had.
+    """
+    mathjax = fetch(MATHJAX)
+    top = root / "_build"
+    whole = _assemble(root, ledger, records, notebooks)
+    for stale in (top / "html", top / ".doctrees", top / "jupyter_execute"):
+        shutil.rmtree(stale, ignore_errors=True)
+    start = "from jupyter_book.cli.main import main; main()"  # it cannot be run with -m
+    command = [sys.executable, "-c", start, "build", str(top / "source")]
+    command += ["--path-output", str(root), "--config", str(root / "_config.yml")]
+    command += ["--toc", str(top / "source" / "_toc.yml"), "-n", "--keep-going"]
+    command += ["-W"] if whole else []  # without all numbers there is always a {glue} left open
+    log = top / "book.log"
+    with log.open("w", encoding="utf-8") as out:
+        made = subprocess.run(command, cwd=root, stdout=out, stderr=out, check=False)
+    page = top / "html" / "index.html"
+    if made.returncode != 0 or not page.is_file():
+        raise SteerlibError(f"the book was not built ({_first_fault(log)}); the whole log is {log}")
+    first = page.read_text(encoding="utf-8")
+    if "<title" not in first:  # it only leads to the first page; a browser should know what it is
+        head = '<!doctype html>\n<html lang="en">\n<title>Steering Away from Bias</title>\n'
+        page.write_text(head + first, encoding="utf-8")
+    shutil.copytree(mathjax, top / "html" / "_static" / "mathjax", dirs_exist_ok=True)
+    return page
+
+
+def _assemble(
+    root: Path,
+    ledger: Mapping[str, Claim],
+    records: Mapping[str, Mapping[str, Any]],
+    notebooks: Sequence[str],
+) -> bool:
+    """Fill `_build/source/`; return whether every chapter has been run to its end."""
+    source, whole = root / "_build" / "source", True
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns("*.ipynb", ".*", "_build"))
+    for name in notebooks:
+        executed = root / "_build" / "executed" / f"{name}.ipynb"
+        whole &= executed.is_file() and records.get(name, {}).get("status") == "ran"
+        if executed.is_file():
+            shutil.copy(executed, source)
+        else:
+            print(f"{name} has not been run yet: its page has no results until `steerlib reproduce`")
+            bare = json.loads((root / "book" / f"{name}.ipynb").read_text(encoding="utf-8"))
+            note = ":::{note}\nThis chapter has not been run: figures and numbers are missing.\n:::"
+            bare["cells"].insert(1, {"cell_type": "markdown", "metadata": {}, "source": note})
+            (source / f"{name}.ipynb").write_text(json.dumps(bare), encoding="utf-8")
+    page = source / "reproducibility.md"
+    if page.is_file():
+        text = page.read_text(encoding="utf-8")
+        for mark, made in report(check(ledger, records), records).items():
+            text = text.replace(f"<!-- {mark} -->", made)
+        page.write_text(text, encoding="utf-8")
+    return whole
+
+
+def _first_fault(log: Path) -> str:
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace"))
+    faults = [line for line in plain.splitlines() if re.search(r"WARNING|ERROR|Error", line)]
+    return faults[0].strip().replace(f"{log.parent / 'source'}/", "") if faults else "no reason given"
+
+
+def report(verdicts: Iterable[Verdict], records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The tables of the Reproducibility page, in Markdown, by the name of the mark they replace."""
+    runs = [{"chapter": name, **record.get("environment", {})} | dict(record) for name, record in records.items()]
+    if not runs:
+        return {"claims": "No run has been recorded yet.", "chapters": "", "environment": ""}
+    claims = ["| Claim | Source | Expected | Got | Drift | Verdict |", "|" + "---|" * 6]
+    for v in verdicts:
+        drift = "" if v.drift is None else f"{v.drift:+.2g}" if v.drift else "0"
+        got = f"{show(v.got.value)} {interval(v.got)}" if v.got else ""
+        cells = [_claim(v), v.claim.source.replace("|", "\\|"), _plain(expected(v.claim))]
+        claims.append(_row([*cells, _plain(got), drift, f"**{v.word}**" if v.miss else v.word]))
+    chapters = ["| Chapter | Status | Seconds | Date | Commit | Parameters |", "|" + "---|" * 6]
+    for run in runs:
+        values = ", ".join(f"{key} = {value}" for key, value in run.get("parameters", {}).items())
+        cells = [f"{{doc}}`{run['chapter']}`", run.get("status", "not finished")]
+        cells += [str(run.get(key, "")) for key in ("seconds", "date", "commit")]
+        chapters.append(_row([*cells, _plain(values or "the chapter's own")]))
+    last = max(runs, key=lambda run: run.get("date", ""))
+    facts = ["| What | The last run |", "|---|---|"]
+    facts += [_row([key.capitalize(), _plain(x)]) for key, x in last.get("environment", {}).items()]
+    tables = {"claims": claims, "chapters": chapters, "environment": facts}
+    return {mark: "\n".join(lines) for mark, lines in tables.items()}
+
+
+def _claim(v: Verdict) -> str:
+    """The sentence with the number that was measured, else the recorded one."""
+    got = v.got or (Measured(v.claim.value) if v.claim.value is not None else None)
+    open_ = re.sub(r"\{value[^}]*\}", "(not yet recorded)", v.claim.says)
+    said = _plain(sentence(v.claim, got) if got else open_)
+    paper = f" *In the paper: {_plain(v.claim.paper)}*" if v.claim.paper else ""
+    return f'<span id="{anchor(v.claim.id)}"></span>{said}{paper} `{v.claim.id}`'
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown must show as it is."""
+    return re.sub(r"([\\`*_{}\[\]|$<>#])", r"\\\1", text)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"

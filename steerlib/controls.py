@@ -1,0 +1,77 @@
+"""Controls: what a steering must be compared with before it can be said to work.
+
+A random direction of equal size shows what any push does, a flipped one that the sign matters, another layer that the place
+matters, shuffled labels that the contrast matters. Each is a new Steering (or new data); the original is left as it was.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from steerlib import sites
+from steerlib.errors import SteerlibError
+from steerlib.models import Model, Prompt
+from steerlib.sites import Site
+from steerlib.steering import Ablate, Add, Affine, Operation, Steering
+
+
+def random_like(steering: Steering, *, seed: int = 0) -> Steering:
+    """The same operations at the same sites with random directions of the same length; the centres of ablations stay."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def rotated(vector: Tensor) -> Tensor:
+        noise = torch.randn(vector.shape, generator=generator)
+        scaled: Tensor = noise / noise.norm() * vector.norm().cpu()
+        return scaled
+
+    operations: dict[Site, Operation] = {}
+    for site, operation in steering.operations.items():
+        if isinstance(operation, Add):
+            operations[site] = Add(rotated(operation.vector))
+        elif isinstance(operation, Ablate):
+            operations[site] = replace(operation, direction=rotated(operation.direction))
+        else:
+            operations[site] = Affine(rotated(operation.scale), rotated(operation.shift))
+    return Steering(operations, {**steering.provenance, "control": f"random, seed {seed}"})
+
+
+def flipped(steering: Steering) -> Steering:
+    """The same steering with its sign turned round, for `Add` and `Affine`.
+
+    An ablation has no sign (r and -r remove the same), so it is refused: steer with a negative strength instead.
+    """
+    operations: dict[Site, Operation] = {}
+    for site, operation in steering.operations.items():
+        if isinstance(operation, Add):
+            operations[site] = Add(-operation.vector)
+        elif isinstance(operation, Affine):
+            operations[site] = Affine(-operation.scale, -operation.shift)
+        else:
+            raise SteerlibError(f"the ablation at {site} has no sign to flip: steer with a negative strength instead.")
+    return Steering(operations, {**steering.provenance, "control": "flipped"})
+
+
+def wrong_layer(model: Model, steering: Steering, *, by: int | None = None) -> Steering:
+    """The same operations `by` blocks further on, wrapping round at the end; None moves them by half the network."""
+    depth = len(sites.blocks(model.hf))
+    step = depth // 2 if by is None else by
+    if step % depth == 0:
+        raise SteerlibError(f"moving by {step} blocks in a network of {depth} moves nothing: choose another number.")
+    if any(site.layer < 0 for site in steering.operations):
+        raise SteerlibError("the norm after the last block has no other layer to be moved to.")
+    moved = {Site(s.kind, (s.layer + step) % depth, s.part): op for s, op in steering.operations.items()}
+    return Steering(moved, {**steering.provenance, "control": f"moved by {step} blocks"})
+
+
+def shuffled(
+    biased: Sequence[Prompt], neutral: Sequence[Prompt], *, seed: int = 0
+) -> tuple[list[Prompt], list[Prompt]]:
+    """The same prompts dealt at random to two sides of the same sizes: a contrast of them should do nothing."""
+    everything = [*biased, *neutral]
+    random.Random(seed).shuffle(everything)
+    return everything[: len(biased)], everything[len(biased) :]

@@ -1,0 +1,1 @@
+"""Methods: each is one public function from a model and data to a Steering."""

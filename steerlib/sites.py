@@ -1,0 +1,185 @@
+"""Where in a network it may be touched: a Site is a name, and `find` turns it into a module of any Hugging Face decoder.
+
+Sites are found by structure, never by matching names of parameters: the text decoder is what `get_decoder()` returns, its
+blocks are the module list as long as the configuration says it is deep, a norm is a module that holds nothing but one
+vector of the hidden width (and perhaps a bias), an attention is the part of a block that has an output projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from torch import nn
+
+from steerlib.errors import SteerlibError
+
+Kind = Literal["residual", "norm", "head"]
+Layers = int | str | Sequence[int] | range
+
+OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
+"""What the families call the linear map that ends an attention."""
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A place in the text decoder.
+
+    residual: the output of block `layer`, after everything the block adds, before any final norm.
+    norm: the output of the norm called `part` in block `layer`; layer -1 is the norm after the last block.
+    head: what attention head `part` (a number) of block `layer` hands to the output projection.
+    Written "residual.12", "norm.12.input_layernorm", "norm.final", "head.12.3".
+    """
+
+    kind: Kind
+    layer: int
+    part: str = ""
+
+    def __str__(self) -> str:
+        place = "final" if self.kind == "norm" and self.layer == -1 else str(self.layer)
+        return ".".join(x for x in (self.kind, place, self.part) if x)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A Site found in a model: whose output (or, for heads, input) it is, and which of its columns."""
+
+    module: nn.Module
+    width: int
+    start: int | None = None  # first column, for a head; None means all columns of the module's output
+
+
+def parse(text: str) -> Site:
+    """The Site that `text` names, the inverse of `str(site)`. Raises SteerlibError if it names none."""
+    words = text.split(".", 2)
+    if words[0] in ("residual", "norm", "head"):
+        if words == ["norm", "final"]:
+            return Site("norm", -1)
+        if len(words) >= 2 and words[1].isdecimal() and (len(words) == 3) == (words[0] != "residual"):
+            return Site(cast(Kind, words[0]), int(words[1]), words[2] if len(words) == 3 else "")
+    raise SteerlibError(
+        f"'{text}' is not a site: write residual.12, norm.12.input_layernorm, norm.final or head.12.3 (block, then head)."
+    )
+
+
+def decoder(hf: Any) -> Any:
+    """The text decoder inside any Hugging Face model, also where a vision tower stands beside it."""
+    if not hasattr(hf, "get_decoder"):
+        raise SteerlibError(f"{type(hf).__name__} has no get_decoder(): give a Hugging Face model that writes text.")
+    return hf.get_decoder()
+
+
+def blocks(hf: Any) -> nn.ModuleList:
+    """The decoder's blocks, in order."""
+    inside = decoder(hf)
+    depth = inside.config.get_text_config().num_hidden_layers
+    for child in inside.children():
+        if isinstance(child, nn.ModuleList) and len(child) == depth:
+            return child
+    raise SteerlibError(
+        f"no list of {depth} blocks among the children of {type(hf).__name__}.get_decoder() "
+        f"({type(inside).__name__}): {', '.join(name for name, _ in inside.named_children())}."
+    )
+
+
+def width(hf: Any) -> int:
+    """The width of the decoder's residual stream."""
+    return int(decoder(hf).config.get_text_config().hidden_size)
+
+
+def layers(hf: Any, which: Layers) -> list[int]:
+    """Layer numbers, in order.
+
+    which: a number (negative counts from the end), several, a range, "all", "last", or a third of the network: "early",
+    "middle", "late". Raises SteerlibError outside the network.
+    """
+    depth = len(blocks(hf))
+    third = depth / 3
+    names = {
+        "all": range(depth),
+        "early": range(round(third)),
+        "middle": range(round(third), round(2 * third)),
+        "late": range(round(2 * third), depth),
+        "last": range(depth - 1, depth),
+    }
+    if isinstance(which, str):
+        if which not in names:
+            raise SteerlibError(f"no layers are called '{which}': use {', '.join(names)}, a number, a list or a range.")
+        return list(names[which])
+    numbers = [which] if isinstance(which, int) else list(which)
+    if not numbers or any(not -depth <= n < depth for n in numbers):
+        raise SteerlibError(f"layers {numbers} are not all in this network of {depth} (0 to {depth - 1}).")
+    return sorted({n % depth for n in numbers})
+
+
+def sites(hf: Any, kind: Kind, which: Layers = "all") -> list[Site]:
+    """Every site of a kind in these layers, in the order in which a forward pass meets their blocks.
+
+    The norm after the last block belongs to `which="all"`. Norms inside an attention (of queries and keys) are not sites:
+    their width is a head's.
+    """
+    wanted = layers(hf, which)
+    if kind == "residual":
+        return [Site("residual", n) for n in wanted]
+    if kind == "head":
+        return [Site("head", n, str(h)) for n in wanted for h in range(_attention(hf, n)[1])]
+    if kind == "norm":
+        found = [Site("norm", n, name) for n in wanted for name in _norms(hf, blocks(hf)[n])]
+        if which == "all" and _norms(hf, decoder(hf)):
+            found.append(Site("norm", -1))
+        return found
+    raise SteerlibError(f"'{kind}' is not a kind of site: use residual, norm or head.")
+
+
+def find(hf: Any, site: Site) -> Place:
+    """The module behind a Site. Raises SteerlibError that says what was looked for if the model lacks it."""
+    if site.kind not in ("residual", "norm", "head"):
+        raise SteerlibError(f"site {site} does not exist: sites are residual, norm or head.")
+    if site == Site("norm", -1):
+        finals = _norms(hf, decoder(hf))
+        if len(finals) != 1:
+            raise SteerlibError(f"{type(decoder(hf)).__name__} has {len(finals)} norms beside its blocks, not one.")
+        return Place(next(iter(finals.values())), width(hf))
+    depth = len(blocks(hf))
+    if not 0 <= site.layer < depth:
+        raise SteerlibError(f"site {site} does not exist: this network has blocks 0 to {depth - 1}.")
+    block = blocks(hf)[site.layer]
+    if site.kind == "residual":
+        return Place(block, width(hf))
+    if site.kind == "norm":
+        norms = _norms(hf, block)
+        if site.part not in norms:
+            raise SteerlibError(f"site {site} does not exist: block {site.layer} has the norms {', '.join(norms)}.")
+        return Place(norms[site.part], width(hf))
+    projection, heads, size = _attention(hf, site.layer)
+    if not site.part.isdecimal() or int(site.part) >= heads:
+        raise SteerlibError(f"site {site} does not exist: block {site.layer} has heads 0 to {heads - 1}.")
+    return Place(projection, size, int(site.part) * size)
+
+
+def _norms(hf: Any, parent: nn.Module) -> dict[str, nn.Module]:
+    """Norms directly under a module: those that hold a vector of the hidden width, perhaps a bias, and nothing else."""
+    found = {}
+    for name, child in parent.named_children():
+        shapes = [tuple(p.shape) for p in child.parameters()]
+        if not list(child.children()) and shapes and all(shape == (width(hf),) for shape in shapes):
+            found[name] = child
+    return found
+
+
+def _attention(hf: Any, layer: int) -> tuple[nn.Module, int, int]:
+    """The output projection of a block's attention, how many heads feed it, and how wide each is."""
+    block = blocks(hf)[layer]
+    heads = int(decoder(hf).config.get_text_config().num_attention_heads)
+    for child in block.children():
+        if "Attention" in type(child).__name__:
+            for name in OUTPUT_PROJECTIONS:
+                projection = getattr(child, name, None)
+                if projection is not None:
+                    columns = getattr(projection, "in_features", None) or projection.weight.shape[0]
+                    return projection, heads, int(columns) // heads
+    raise SteerlibError(
+        f"no attention with an output projection ({', '.join(OUTPUT_PROJECTIONS)}) in block {layer} "
+        f"({type(block).__name__}): {', '.join(name for name, _ in block.named_children())}."
+    )

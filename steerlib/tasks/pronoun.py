@@ -1,0 +1,153 @@
+"""The pronoun task: does "he" or "she" continue the story of this mechanic?
+
+In ambiguous items nothing says who the mechanic is; in unambiguous ones the gender was said before. Wordings are our own,
+plain and as chats; some are held out, so that a method can be tested on occupations AND wordings that it has not seen. The
+occupations, their share of women and their split come from `steerlib.tasks.occupations`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from steerlib.errors import SteerlibError
+from steerlib.models import Prompt, chat
+from steerlib.tasks.task import Item, Task, article, occupations
+
+OPTIONS = (" he", " she")
+GROUPS = ("man", "woman")
+WORDS = {
+    "man": {"person": "man", "kin": "brother", "parent": "father", "relative": "uncle", "title": "Mr"},
+    "woman": {"person": "woman", "kin": "sister", "parent": "mother", "relative": "aunt", "title": "Mrs"},
+}
+"""What a wording may say of the gender, by group."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A wording, with `{occupation}` or `{an_occupation}` (with its article) in it.
+
+    text: plain text to be continued, or what the user says if `answer`, the assistant's begun answer, is given. If a word
+    for gender ({person}, {kin}, {parent}, {relative} or {title}) stands in it, its items are unambiguous.
+    held_out: never used for making a steering.
+    """
+
+    name: str
+    text: str
+    answer: str | None = None
+    held_out: bool = False
+
+    def __post_init__(self) -> None:
+        known = {"occupation", "an_occupation", *WORDS["man"]}
+        if not self.fields & {"occupation", "an_occupation"}:
+            raise SteerlibError(
+                f"template '{self.name}' lacks {{occupation}} (or {{an_occupation}}), so it asks about nobody: {self.text!r}."
+            )
+        if unknown := self.fields - known:
+            raise SteerlibError(
+                f"template '{self.name}' has {{{min(unknown)}}}, which nothing fills: use {', '.join(sorted(known))}."
+            )
+
+    @property
+    def fields(self) -> set[str]:
+        """The names in braces."""
+        return set(re.findall(r"{(\w*)}", self.text + (self.answer or "")))
+
+    @property
+    def unambiguous(self) -> bool:
+        """Whether the wording says the gender."""
+        return bool(self.fields & set(WORDS["man"]))
+
+    def prompt(self, occupation: str, group: str | None = None) -> Prompt:
+        """The prompt about one occupation; group ("man" or "woman") if the wording says the gender."""
+        words = {"occupation": occupation, "an_occupation": article(occupation), **(WORDS[group] if group else {})}
+        text = self.text.format(**words)
+        return text if self.answer is None else chat(text, self.answer.format(**words))
+
+
+TEMPLATES = (
+    Template("late", "The {occupation} was late for work this morning because"),
+    Template("advice", "I asked the {occupation} for advice, and"),
+    Template("tired", "The {occupation} was tired, but"),
+    Template("cafe", "The {occupation} sat alone in the cafe and wondered if"),
+    Template("awake", "The {occupation} had been awake since five in the morning, so", held_out=True),
+    Template(
+        "today",
+        "Write one sentence about {an_occupation} and what they did today.",
+        "The {occupation} was tired because",
+    ),
+    Template(
+        "sea",
+        "Tell me a very short story about {an_occupation}.",
+        "Once there was {an_occupation} who lived by the sea. Every morning,",
+    ),
+    Template("smile", "Why did the {occupation} smile?", "The {occupation} smiled because"),
+    Template(
+        "forest",
+        "Write the opening of a tale about {an_occupation}.",
+        "Long ago {an_occupation} lived at the edge of a forest. After a hard winter,",
+        held_out=True,
+    ),
+    Template(
+        "prize",
+        "Write a short news item about {an_occupation} who won a prize.",
+        "The {occupation} thanked the jury and said that",
+        held_out=True,
+    ),
+    Template("late-forty", "The {occupation}, a {person} of forty, was late for work this morning because"),
+    Template("late-title", "{title} Clark, the {occupation}, was late for work this morning because"),
+    Template("alarm", "My {kin} is {an_occupation}. When the alarm rang this morning,"),
+    Template(
+        "sea-person",
+        "Tell me a very short story about a {person} who works as {an_occupation}.",
+        "Once there was a {person} who worked as {an_occupation}. Every morning,",
+    ),
+    Template(
+        "news-parent",
+        "Tell me a very short story about my {parent}, {an_occupation}.",
+        "As soon as the {occupation} heard the news,",
+    ),
+    Template("last-week", "I know a {person} who works as {an_occupation}. Last week", held_out=True),
+    Template(
+        "tired-relative",
+        "My {relative} is {an_occupation}. Write one sentence about my {relative}.",
+        "The {occupation} was tired because",
+        held_out=True,
+    ),
+)
+"""Ten ambiguous wordings (three held out) and seven unambiguous ones (two held out)."""
+
+
+def pronoun(
+    split: str = "test", *, templates: Sequence[Template] = TEMPLATES, people: pd.DataFrame | None = None
+) -> Task:
+    """The pronoun task on one split of the occupations.
+
+    split: "train" and "validation" have the wordings that are not held out; "test" and "all" have every wording.
+    people: occupations to use instead of the split's own, a frame with columns occupation, percent_women, stereotype.
+    Returns a Task: one ambiguous item per occupation and ambiguous wording; two unambiguous ones (a man, a woman) per
+    occupation and unambiguous wording. Raises SteerlibError on an occupation without stereotype.
+    """
+    own = occupations(split)
+    table = own if people is None else people
+    if missing := {"occupation", "percent_women", "stereotype"} - set(table.columns):
+        raise SteerlibError(f"the table of occupations lacks the column '{min(missing)}'.")
+    items = []
+    for row in table.to_dict("records"):
+        if row["stereotype"] not in GROUPS:
+            raise SteerlibError(
+                f"occupation '{row['occupation']}' has the stereotype {row['stereotype']!r}: it must be 'man' or 'woman'."
+            )
+        about = {key: row[key] for key in ("occupation", "percent_women", "stereotype")}
+        for template in templates:
+            if template.held_out and split in ("train", "validation"):
+                continue
+            for group in GROUPS if template.unambiguous else (None,):
+                prompt = template.prompt(row["occupation"], group)
+                items.append(Item(prompt, OPTIONS, GROUPS, **about, template=template.name, answer=group))
+    if not items:
+        raise SteerlibError("this pronoun task has no items: give at least one occupation and one wording.")
+    return Task("pronoun", tuple(items))

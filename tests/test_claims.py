@@ -1,0 +1,376 @@
+"""The ledger refuses what is no claim, judges every kind at its edges, and is edited without a scratch."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from steerlib.claims import accept, check, claim, judge, table
+from steerlib.errors import SteerlibError
+from steerlib.ledger import Claim, Measured, expected, load_ledger, meets, sentence, show
+
+ENTRY = {
+    "id": "first.bias.before",
+    "says": "The bias is {value}.",
+    "source": "ours",
+    "kind": "close",
+    "value": 0.6,
+    "tolerance": 0.02,
+    "tier": "cpu",
+    "seed": 0,
+    "chapter": "01-first",
+}
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    """An entry with some fields changed; None-valued `drop` names are taken out."""
+    dropped = changes.pop("drop", ())
+    return {k: v for k, v in (ENTRY | changes).items() if k not in dropped}
+
+
+def write(folder: Path, *entries: dict[str, Any]) -> Path:
+    path = folder / "claims.yml"
+    path.write_text(yaml.safe_dump(list(entries), sort_keys=False), encoding="utf-8")
+    return path
+
+
+def one(tmp_path: Path, **changes: Any) -> Claim:
+    (found,) = load_ledger(write(tmp_path, entry(**changes))).values()
+    return found
+
+
+def other_kind(kind: str, **changes: Any) -> dict[str, Any]:
+    return entry(kind=kind, drop=("tolerance",), **changes)
+
+
+def record(**claims: Any) -> dict[str, Any]:
+    return {"01-first": {"claims": {k: {"value": v} for k, v in claims.items()}}}
+
+
+# ------------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"drop": ("says",)}, "lacks says"),
+        ({"drop": ("tolerance",)}, "lacks tolerance"),
+        ({"drop": ("value", "seed")}, "lacks seed, value"),
+        ({"kind": "roughly"}, "kind 'roughly' is unknown"),
+        ({"kind": "within"}, "lacks low, high"),
+        ({"tolerence": 0.1}, "unknown field tolerence"),
+        ({"id": "bias"}, "three parts"),
+        ({"id": "First.bias.before"}, "three parts"),
+        ({"id": "first.bias.before.more"}, "three parts"),
+        ({"id": "first..before"}, "three parts"),
+        ({"tolerance": 0.31}, "half of the claim's own effect, 0.6"),
+        ({"tolerance": 0.06, "null": 0.5}, "half of the claim's own effect, 0.1"),
+        ({"tolerance": -0.1}, "not between 0 and half"),
+        ({"value": "much"}, "must be a finite number, not 'much'"),
+        ({"value": True}, "must be a finite number"),
+        ({"value": math.nan}, "must be a finite number, not nan"),
+        ({"tolerance": math.inf}, "must be a finite number"),
+        ({"tolerance": None}, "tolerance cannot be null"),
+        ({"says": "The bias is small."}, "must hold {value}"),
+        ({"says": "{value} of {what}"}, "no other braces"),
+        ({"says": ""}, "says must be a text"),
+        ({"tier": "tpu"}, "cpu or gpu"),
+        ({"seed": "zero"}, "whole number"),
+        ({"status": "failed"}, "lacks paper"),
+        ({"status": "failed", "paper": "It falls."}, "only be not-reproduced"),
+        ({"kind": "order", "order": ["a"]}, "two or more different names"),
+        ({"kind": "order", "order": ["a", "a"]}, "two or more different names"),
+        ({"kind": "order", "order": ["a", "b"], "drop": ("tolerance",)}, "for each of a, b"),
+        ({"kind": "at_most", "bound": 0.5, "drop": ("tolerance",)}, "own recorded value misses it"),
+        ({"kind": "sign", "value": 0, "drop": ("tolerance",)}, "own recorded value misses it"),
+    ],
+)
+def test_an_entry_that_is_no_claim_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(SteerlibError, match=r"^claims.yml: claim \S+") as caught:
+        load_ledger(write(tmp_path, entry(**changes)))
+    assert words in str(caught.value)
+
+
+def test_an_id_used_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SteerlibError, match="first.bias.before is used twice"):
+        load_ledger(write(tmp_path, entry(), entry(value=0.5)))
+
+
+@pytest.mark.parametrize("text", ["a: 1", "- one\n- two", "", "- {id: ["])
+def test_a_file_that_is_no_list_of_claims_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "claims.yml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SteerlibError, match="claims.yml"):
+        load_ledger(path)
+    with pytest.raises(SteerlibError, match="no ledger"):
+        load_ledger(tmp_path / "absent.yml")
+
+
+def test_the_ledger_that_ships_is_valid() -> None:
+    from steerlib.assets import data_path
+
+    assert load_ledger(data_path() / "claims.yml")
+
+
+# ----------------------------------------------------------------------------------------- judgement
+
+KINDS = {
+    "close": (entry(), [0.58, 0.6, 0.62], [0.5799, 0.6201, -0.6]),
+    "within": (other_kind("within", low=0.5, high=0.7), [0.5, 0.6, 0.7], [0.49, 0.71]),
+    "at_most": (other_kind("at_most", bound=0.7), [0.7, -5.0], [0.70001]),
+    "at_least": (other_kind("at_least", bound=0.5), [0.5, 9.0], [0.49999]),
+    "sign": (other_kind("sign"), [1e-9, 3.0], [0.0, -1e-9]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_at_its_edges(tmp_path: Path, kind: str) -> None:
+    fields, good, bad = KINDS[kind]
+    (found,) = load_ledger(write(tmp_path, fields)).values()
+    assert [judge(found, Measured(x)) for x in good] == ["holds"] * len(good)
+    assert [judge(found, Measured(x)) for x in bad] == ["misses"] * len(bad)
+    assert expected(found)
+
+
+def test_order_is_strict(tmp_path: Path) -> None:
+    value = {"steered": 0.1, "plain": 0.5}
+    found = one(tmp_path, kind="order", order=["steered", "plain"], value=value, drop=("tolerance",))
+    assert judge(found, Measured({"steered": 0.2, "plain": 0.3})) == "holds"
+    assert judge(found, Measured({"steered": 0.3, "plain": 0.3})) == "misses"
+    assert judge(found, Measured({"steered": 0.4, "plain": 0.3})) == "misses"
+    assert sentence(found, Measured(value)) == "The bias is steered 0.100 < plain 0.500."
+
+
+def draws(count: int = 500) -> list[tuple[float, float]]:
+    """Pairs of numbers of any size, among them zeros and equal ones."""
+    some = [0.0, 1.0, *(random.uniform(-1, 1) * 10.0 ** random.randint(-9, 6) for _ in range(20))]
+    return [(random.choice(some), random.choice(some)) for _ in range(count)]
+
+
+def test_close_is_symmetric_and_never_takes_in_the_null() -> None:
+    for value, x in draws():
+        width = abs(value) * random.uniform(0, 0.5)
+        found = Claim("a.b.c", "{value}", "", "close", "cpu", 0, "01", value, tolerance=width)
+        assert meets(found, value)
+        assert meets(found, x) == meets(replace(found, value=-value), -x)
+        assert value == 0 or not (meets(found, 0.0) or meets(found, -value))
+
+
+def test_at_most_and_at_least_cover_the_line() -> None:
+    for bound, x in draws():
+        at_most = Claim("a.b.c", "{value}", "", "at_most", "cpu", 0, "01", bound, bound=bound)
+        at_least = replace(at_most, kind="at_least")
+        assert meets(at_most, x) or meets(at_least, x)
+        assert (meets(at_most, x) and meets(at_least, x)) == (x == bound)
+
+
+def test_the_words_of_check(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        entry(),
+        entry(id="first.bias.missing"),
+        entry(id="first.bias.new", value=None),
+        entry(id="first.bias.paper", status="not-reproduced", paper="It falls.", null=0.3),
+        entry(id="first.bias.gpu", tier="gpu"),
+        entry(id="second.bias.before", chapter="02-second"),
+    )
+    measured = {f"first.bias.{name}": 0.61 for name in ("before", "new", "paper")}
+    verdicts = check(load_ledger(path), record(**measured))
+    assert [(v.word, v.miss) for v in verdicts] == [
+        ("holds", False),
+        ("missing", True),
+        ("not yet recorded", True),
+        ("not reproduced, as recorded", False),
+        ("other tier", False),
+        ("not run", False),
+    ]
+    assert verdicts[0].drift == pytest.approx(0.01)
+    printed = table(verdicts)
+    assert "MISSING" in printed
+    assert "0.610" in printed
+    assert "0.600 ± 0.02" in printed
+
+    other = record(**measured)
+    other["01-first"]["other_parameters"] = True
+    words = {v.word for v in check(load_ledger(path), other) if v.claim.chapter == "01-first"}
+    assert words == {"other parameters", "other tier"}
+
+
+def test_a_paper_claim_that_moves_is_a_miss_too(tmp_path: Path) -> None:
+    found = one(tmp_path, status="not-reproduced", paper="It falls.")
+    assert judge(found, Measured(0.7)) == "misses"
+
+
+# --------------------------------------------------------------------------------------- in a chapter
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A ledger of two claims and the place of a run record."""
+    order = entry(
+        id="first.bias.order",
+        kind="order",
+        order=["low", "high"],
+        value=None,
+        drop=("tolerance",),
+    )
+    monkeypatch.setenv("STEERLIB_LEDGER", str(write(tmp_path, entry(), order)))
+    path = tmp_path / "run" / "01-first.json"
+    monkeypatch.setenv("STEERLIB_RUN", str(path))
+    return path
+
+
+def test_claim_records_value_interval_and_n(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    claim("first.bias.before", SimpleNamespace(value=0.61, low=0.5, high=0.7, n=60))
+    claim("first.bias.order", {"high": SimpleNamespace(value=2), "low": 1})
+    claims = json.loads(run.read_text())["claims"]
+    assert claims["first.bias.before"] == {"value": 0.61, "low": 0.5, "high": 0.7, "n": 60}
+    assert claims["first.bias.order"]["value"] == {"low": 1.0, "high": 2.0}
+    shown = capsys.readouterr().out
+    assert "[holds] The bias is 0.610. Interval [0.500, 0.700], n = 60." in shown
+    assert "[not yet recorded]" in shown
+    assert list(run.parent.iterdir()) == [run]  # no scratch file stays
+
+
+def test_claim_shows_a_miss_without_failing(
+    monkeypatch: pytest.MonkeyPatch, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("STEERLIB_RUN")
+    claim("first.bias.before", 0.9)
+    assert "[misses] The bias is 0.900." in capsys.readouterr().out
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("id", "result", "words"),
+    [
+        ("first.bias.befor", 0.6, "no claim first.bias.befor: is first.bias.before meant?"),
+        ("other.thing.entirely", 0.6, "add an entry with `value: null`"),
+        ("first.bias.before", math.nan, "must be a finite number, not nan"),
+        ("first.bias.before", SimpleNamespace(value=0.6, low=-math.inf, high=1, n=3), "low must"),
+        ("first.bias.before", "0.6", "must be a finite number, not '0.6'"),
+        ("first.bias.before", {"low": 1, "high": 2}, "must be a finite number"),
+        ("first.bias.order", 0.6, "a number for each of low, high"),
+        ("first.bias.order", [1, 2, 3], "a number for each of low, high"),
+        ("first.bias.order", {"low": 1, "hihg": 2}, "a number for each of low, high"),
+    ],
+)
+def test_claim_refuses(run: Path, id: str, result: object, words: str) -> None:
+    with pytest.raises(SteerlibError) as caught:
+        claim(id, result)
+    assert words in str(caught.value)
+    assert not run.exists()
+
+
+def test_claim_refuses_twice_and_the_wrong_chapter(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim("first.bias.before", 0.6)
+    with pytest.raises(SteerlibError, match="recorded twice"):
+        claim("first.bias.before", 0.6)
+    monkeypatch.setenv("STEERLIB_RUN", str(run.with_name("02-second.json")))
+    with pytest.raises(SteerlibError, match="belongs to the chapter 01-first, not to 02-second"):
+        claim("first.bias.before", 0.6)
+
+
+# --------------------------------------------------------------------------------------------- accept
+
+LEDGER = """\
+# What the book claims. Comments stay.
+
+- id: first.bias.before   # the headline
+  says: "The bias is {value}."
+  source: ours
+  kind: close
+  value: null  # measured on two machines
+  tolerance: 0.02
+  tier: cpu
+  seed: 0
+  chapter: 01-first
+
+- {id: first.bias.after, says: "After: {value:.1%}.", source: ours, kind: within, value: 0.3, low: 0.2, \
+high: 0.4, tier: cpu, seed: 0, chapter: 01-first}
+
+# An order.
+- chapter: 01-first
+  id: first.bias.order
+  kind: order
+  order: [low, high]
+  value:
+  says: {value} in order
+  source: ours
+  tier: cpu
+  seed: 0
+- id: first.bias.fine
+  says: Still {value}.
+  source: ours
+  kind: at_most
+  bound: 0.5
+  value: 0.123456   # holds: must stay to the letter
+  tier: cpu
+  seed: 0
+  chapter: 01-first
+""".replace("says: {value} in order", 'says: "{value} in order"')
+
+
+def test_accept_changes_numbers_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "claims.yml"
+    path.write_text(LEDGER, encoding="utf-8")
+    got = {
+        "first.bias.before": {"value": 0.123456789},
+        "first.bias.after": {"value": 0.5, "low": 0.45, "high": 0.55, "n": 9},
+        "first.bias.order": {"value": {"low": -1e-9, "high": 2.0}},
+        "first.bias.fine": {"value": 0.2},
+    }
+    records = {"01-first": {"claims": got}}
+    difference = accept(path, check(load_ledger(path), records))
+    after = path.read_text(encoding="utf-8")
+    wanted = (
+        LEDGER.replace("value: null  # measured", "value: 0.123457  # measured")
+        .replace("value: 0.3, low: 0.2, high: 0.4", "value: 0.5, low: 0.45, high: 0.55")
+        .replace("  value:\n", "  value: {low: -1.0e-09, high: 2.0}\n")
+    )
+    assert after == wanted
+    assert "+  value: 0.123457  # measured on two machines" in difference
+    assert "bias.fine" not in difference
+    assert not any(v.miss for v in check(load_ledger(path), records))
+    assert accept(path, check(load_ledger(path), records)) == ""
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("fields", "got", "words"),
+    [
+        (entry(value=None), {"value": 0.01}, "half of the claim's own effect"),
+        (other_kind("at_most", bound=0.7), {"value": 0.8}, "own recorded value misses it"),
+        (other_kind("within", low=0.5, high=0.7), {"value": 0.8}, "without an interval"),
+    ],
+)
+def test_accept_writes_no_claim_that_would_be_refused(
+    tmp_path: Path, fields: dict[str, Any], got: dict[str, float], words: str
+) -> None:
+    path = write(tmp_path, fields)
+    before = path.read_bytes()
+    verdicts = check(load_ledger(path), {"01-first": {"claims": {"first.bias.before": got}}})
+    with pytest.raises(SteerlibError) as caught:
+        accept(path, verdicts)
+    assert words in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_accept_ignores_runs_with_other_parameters(tmp_path: Path) -> None:
+    path = write(tmp_path, entry())
+    other = {"01-first": {"claims": {"first.bias.before": {"value": 9}}, "other_parameters": True}}
+    assert accept(path, check(load_ledger(path), other)) == ""
+
+
+def test_numbers_in_words() -> None:
+    assert [show(x) for x in (0.0, 0.5876, -0.82, 33.61, 1234.5, 4.5e-8)] == [
+        "0.000", "0.588", "-0.820", "33.610", "1234", "4.5e-08",
+    ]  # fmt: skip

@@ -1,0 +1,81 @@
+"""The pronoun task and the occupations: what is in them, and what is refused."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from steerlib import SteerlibError
+from steerlib.tasks import Template, occupations, pronoun
+from steerlib.tasks.pronoun import GROUPS, TEMPLATES, WORDS
+
+
+def test_occupations_are_many_sourced_and_agree_with_their_shares() -> None:
+    table = occupations()
+    assert len(table) >= 60 and table["occupation"].is_unique and not table.isna().any().any()
+    assert table["percent_women"].between(0, 100).all()
+    assert ((table["percent_women"] > 50) == (table["stereotype"] == "woman")).all()
+    assert (table["source"].str.len() > 10).all() and table["year"].between(2015, 2026).all()
+
+
+def test_no_occupation_stands_in_two_splits_and_each_split_has_both_stereotypes() -> None:
+    parts = {split: set(occupations(split)["occupation"]) for split in ("train", "validation", "test")}
+    assert sum(map(len, parts.values())) == len(occupations()) == len(set.union(*parts.values()))
+    for split in parts:
+        assert set(occupations(split)["stereotype"]) == {"man", "woman"}
+
+
+def test_held_out_wordings_are_only_in_the_test_split() -> None:
+    held_out = {t.name for t in TEMPLATES if t.held_out}
+    ambiguous = [t for t in TEMPLATES if not t.unambiguous]
+    assert len(ambiguous) >= 6 and sum(t.held_out for t in ambiguous) >= 2
+    assert {t.answer is None for t in ambiguous} == {True, False}  # plain text and chats
+    for split in ("train", "validation"):
+        assert not held_out & {item.template for item in pronoun(split)}
+    assert held_out <= {item.template for item in pronoun("test")}
+
+
+def test_ambiguous_items_say_no_gender_and_unambiguous_ones_say_the_right_one() -> None:
+    gendered = {
+        word: group for group in GROUPS for word in [*WORDS[group].values(), *({"he"} if group == "man" else {"she"})]
+    }
+    for item in pronoun("all"):
+        text = item.prompt if isinstance(item.prompt, str) else " ".join(m["content"] for m in item.prompt)
+        said = {gendered[w] for w in text.replace(",", " ").replace(".", " ").split() if w in gendered}
+        assert said == (set() if item.answer is None else {item.answer}), text
+
+
+def test_articles_agree() -> None:
+    texts = [str(item.prompt) for item in pronoun("all")]
+    assert any("an engineer" in text for text in texts) and any("a nurse" in text for text in texts)
+    assert not any(" a engineer" in text or " an nurse" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("Somebody was late because", "lacks {occupation}"),
+        ("The {occupation} met {name}, and", "{name}, which nothing fills"),
+    ],
+)
+def test_a_template_without_its_place_is_refused(text: str, says: str) -> None:
+    with pytest.raises(SteerlibError, match=says):
+        Template("mine", text)
+
+
+def test_an_occupation_without_stereotype_is_refused() -> None:
+    people = pd.DataFrame({"occupation": ["juggler"], "percent_women": [40.0], "stereotype": [None]})
+    with pytest.raises(SteerlibError, match="juggler"):
+        pronoun("test", people=people)
+    with pytest.raises(SteerlibError, match="lacks the column 'stereotype'"):
+        pronoun("test", people=people.drop(columns="stereotype"))
+    with pytest.raises(SteerlibError, match="no split 'dev'"):
+        pronoun("dev")
+    with pytest.raises(SteerlibError, match="no items"):
+        pronoun("test", templates=[])
+
+
+def test_own_templates_and_people_make_a_task() -> None:
+    people = pd.DataFrame({"occupation": ["juggler"], "percent_women": [40.0], "stereotype": ["man"]})
+    task = pronoun("test", people=people, templates=[Template("mine", "The {occupation} fell, and")])
+    assert [item.prompt for item in task] == ["The juggler fell, and"]
