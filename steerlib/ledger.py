@@ -44,7 +44,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 class Claim:
     """One entry of the ledger; numbers are in the unit of the measured quantity.
 
-    `null` is the number that would mean "no effect". A claim of a paper that does not hold here has
+    `no_effect` is the number that would mean "no effect". A claim of a paper that does not hold here has
     the status "not-reproduced": `paper` then says what the paper found, and all other fields are
     about our own number, which is checked like any other.
     """
@@ -62,7 +62,7 @@ class Claim:
     tolerance: float | None = None
     bound: float | None = None
     order: tuple[str, ...] = ()
-    null: float = 0.0
+    no_effect: float = 0.0
     status: str = ""
     paper: str = ""
 
@@ -144,7 +144,7 @@ def _claim(entry: Mapping[str, Any], where: str) -> Claim:
     _must(status in ("", "not-reproduced"), f"{where}: status can only be not-reproduced")
     _must(type(entry["seed"]) is int, f"{where}: seed must be a whole number")
     found = {field: content for field, content in entry.items() if content is not None}
-    for field in ("low", "high", "tolerance", "bound", "null"):
+    for field in ("low", "high", "tolerance", "bound", "no_effect"):
         if field in found:
             found[field] = finite(found[field], f"{where}: {field}")
     if kind == "order":
@@ -173,7 +173,7 @@ def _coherent(one: Claim, where: str) -> None:
     gone = [field for field in NEEDS[one.kind] if getattr(one, field) is None]
     _must(not gone, f"{where} has a value, so {' and '.join(gone)} cannot be null")
     if isinstance(one.value, float) and one.tolerance is not None:
-        effect = abs(one.value - one.null)
+        effect = abs(one.value - one.no_effect)
         _must(
             0 <= one.tolerance <= effect / 2,
             f"{where}: the tolerance {one.tolerance:g} is not between 0 and half of the claim's "

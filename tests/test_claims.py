@@ -72,7 +72,7 @@ def record(**claims: Any) -> dict[str, Any]:
         ({"id": "first.bias.before.more"}, "three parts"),
         ({"id": "first..before"}, "three parts"),
         ({"tolerance": 0.31}, "half of the claim's own effect, 0.6"),
-        ({"tolerance": 0.06, "null": 0.5}, "half of the claim's own effect, 0.1"),
+        ({"tolerance": 0.06, "no_effect": 0.5}, "half of the claim's own effect, 0.1"),
         ({"tolerance": -0.1}, "not between 0 and half"),
         ({"value": "much"}, "must be a finite number, not 'much'"),
         ({"value": True}, "must be a finite number"),
@@ -178,7 +178,7 @@ def test_the_words_of_check(tmp_path: Path) -> None:
         entry(),
         entry(id="first.bias.missing"),
         entry(id="first.bias.new", value=None),
-        entry(id="first.bias.paper", status="not-reproduced", paper="It falls.", null=0.3),
+        entry(id="first.bias.paper", status="not-reproduced", paper="It falls.", no_effect=0.3),
         entry(id="first.bias.gpu", tier="gpu"),
         entry(id="second.bias.before", chapter="02-second"),
     )
