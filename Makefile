@@ -40,7 +40,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch "$@"
 
 setup: $(INSTALLED)
-	$(IN_VENV) -m steerlib assets --fetch
+	$(IN_VENV) -m steerlib assets
 
 reproduce: setup
 	$(IN_VENV) -m steerlib reproduce
