@@ -52,7 +52,7 @@ class Page(HTMLParser):
         about = dict(attrs)
         self.ids.add(about.get("id") or "")
         self._title |= tag == "title" and not self.title
-        self.headings += tag == "h1"
+        self.headings += tag == "h1" and "onlyprint" not in self._open  # the theme has one for print
         if tag == "a" and about.get("href"):
             self.links.append(str(about["href"]))
         if tag in ("script", "img", "iframe", "source", "video", "audio") and about.get("src"):
