@@ -132,23 +132,20 @@ class Model:
         """
         many, single = _as_list(prompts)
         each = _options_for(many, options)
-        keys: dict[tuple[int, tuple[int, ...]], int] = {}  # a row to run: prompt and the option's tokens but the last
-        rows: list[tuple[list[int], list[int]]] = []
-        wanted: list[list[tuple[int, list[int]]]] = []  # per prompt and option: the row it is read from, its tokens
+        rows: dict[tuple[int, tuple[int, ...]], tuple[list[int], list[list[int]]]] = {}
+        order: list[tuple[tuple[int, tuple[int, ...]], int]] = []  # where each prompt's options are: row, place in it
         for i, prompt in enumerate(many):
-            wanted.append([])
+            tails = []
             for option in each[i]:
                 start, tail = self._split(prompt, option)
-                key = (i, tuple(tail[:-1]))
-                if key not in keys:
-                    keys[key] = len(rows)
-                    rows.append((start, tail))
-                wanted[i].append((keys[key], tail))
-            _refuse_prefixes(each[i], [tail for _, tail in wanted[i]])
-        logprobs = self._next_logprobs(rows, batch_size)
-        scores = torch.stack(
-            [torch.stack([logprobs[row][torch.arange(len(tail)), tail].sum() for row, tail in line]) for line in wanted]
-        )
+                tails.append(tail)
+                key = (i, tuple(tail[:-1]))  # options that differ in their last token are read from one row
+                same = rows.setdefault(key, (start, []))[1]
+                order.append((key, len(same)))
+                same.append(tail)
+            _refuse_prefixes(each[i], tails)
+        scored = dict(zip(rows, self._score(list(rows.values()), batch_size), strict=True))
+        scores = torch.stack([scored[key][place].sum() for key, place in order]).reshape(len(many), -1)
         probabilities = scores.softmax(-1)  # (n, options)
         return probabilities[0] if single else probabilities
 
@@ -171,8 +168,7 @@ class Model:
         for i, (start, tail) in enumerate(pairs):
             if not start or not tail:
                 raise SteerlibError(f"prompt {i} is too short: there is no token to score after a first one.")
-        logprobs = self._next_logprobs(pairs, batch_size)
-        return [lp[torch.arange(len(tail)), tail] for lp, (_, tail) in zip(logprobs, pairs, strict=True)]
+        return [line[0] for line in self._score([(start, [tail]) for start, tail in pairs], batch_size)]
 
     def generate(
         self,
@@ -228,25 +224,24 @@ class Model:
             )
         return start, joint[len(start) :]
 
-    def _next_logprobs(self, rows: Sequence[tuple[list[int], list[int]]], batch_size: int) -> list[Tensor]:
-        """For rows of (prompt, tail) ids: (tail, vocabulary) log-probabilities of each tail token's place, one a row."""
-        results: list[Tensor] = [torch.empty(0)] * len(rows)
-        for part in _batches([len(start) + len(tail) for start, tail in rows], batch_size):
-            inputs = [rows[i][0] + rows[i][1][:-1] for i in part]
-            batch = self.batch(inputs)
-            keep = max(len(rows[i][1]) for i in part)
-            width = batch["input_ids"].shape[1]
-            ends = torch.tensor([width + 1 - len(rows[i][1]) for i in part], device=self.device)
+    def _score(self, rows: Sequence[tuple[list[int], list[list[int]]]], batch_size: int) -> list[list[Tensor]]:
+        """For rows of a prompt's ids and tails that differ in the last id only: each tail's (tokens,) log-probabilities."""
+        results: list[list[Tensor]] = [[]] * len(rows)
+        sizes = [len(tails[0]) for _, tails in rows]
+        for part in _batches([len(start) + size for (start, _), size in zip(rows, sizes, strict=True)], batch_size):
+            batch = self.batch([rows[i][0] + rows[i][1][0][:-1] for i in part])
+            width, keep = batch["input_ids"].shape[1], max(sizes[i] for i in part)
+            ends = torch.tensor([width + 1 - sizes[i] for i in part], device=self.device)
             with torch.inference_mode(), laid_out(batch["attention_mask"].bool(), ends):
                 logits = self.hf(**batch, use_cache=False, logits_to_keep=keep).logits  # (batch, keep, vocabulary)
             for i, line in zip(part, logits, strict=True):
-                line = line[-len(rows[i][1]) :].float().log_softmax(-1).cpu()
-                if not line.isfinite().all():
+                line = line[-sizes[i] :].float().log_softmax(-1)  # (tokens, vocabulary)
+                results[i] = [line[torch.arange(sizes[i]), tail].cpu() for tail in rows[i][1]]
+                if line.isnan().any() or not all(found.isfinite().all() for found in results[i]):
                     text = self.tokenizer.decode(rows[i][0])[-60:]
                     raise SteerlibError(
                         f"'{self.name}' gave logits that are not finite (NaN or infinite) for the prompt ending {text!r}."
                     )
-                results[i] = line
         return results
 
 
