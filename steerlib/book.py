@@ -60,6 +60,7 @@ def build(
     first = page.read_text(encoding="utf-8")
     if "<title" not in first:  # it only leads to the first page; a browser should know what it is
         head = '<!doctype html>\n<html lang="en">\n<title>Steering Away from Bias</title>\n'
+        head += '<link rel="icon" href="_static/favicon.svg">\n'  # else it asks for one that is not there
         page.write_text(head + first, encoding="utf-8")
     shutil.copytree(mathjax, top / "html" / "_static" / "mathjax", dirs_exist_ok=True)
     return page
