@@ -1,9 +1,10 @@
 """Steering language and vision-language models away from social bias while they run, with no retraining."""
 
-from steerlib import controls, tasks
+from steerlib import controls, plots, tasks
+from steerlib.assets import data_path
 from steerlib.claims import claim
 from steerlib.errors import SteerlibError
-from steerlib.evaluate.decisions import DecisionBias, decision_bias
+from steerlib.evaluate.decisions import DecisionBias, decision_bias, selection_rates
 from steerlib.evaluate.language import distinct_n, perplexity, perplexity_ratio, plain_text
 from steerlib.evaluate.statistics import Estimate
 from steerlib.methods.contrastive import contrastive
@@ -27,6 +28,7 @@ __all__ = [
     "claim",
     "contrastive",
     "controls",
+    "data_path",
     "decision_bias",
     "distinct_n",
     "load",
@@ -34,6 +36,8 @@ __all__ = [
     "perplexity",
     "perplexity_ratio",
     "plain_text",
+    "plots",
+    "selection_rates",
     "steer",
     "tasks",
 ]

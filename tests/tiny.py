@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import transformers as tf
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
@@ -133,6 +136,32 @@ def model(family: str, dtype: torch.dtype = torch.float32) -> Model:
 def shared() -> list[Model]:
     """The shared models that tests use most, to be looked at after a test."""
     return [model(family) for family in (*FAMILIES, "llava")]
+
+
+@cache
+def seeing(dtype: torch.dtype = torch.float32) -> Model:
+    """The tiny LLaVA with a processor: it takes chats with pictures, of any size, as four tokens each."""
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for part in m.content %}{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}"
+        "{% endif %}</s>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    eyes = tf.CLIPImageProcessor(size={"height": 8, "width": 8}, do_center_crop=False)
+    processor = tf.LlavaProcessor(
+        image_processor=eyes,
+        tokenizer=tokenizer(),
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template,
+    )
+    return replace(model("llava", dtype), processor=processor)
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (8, 8)) -> Image.Image:
+    """A picture of coloured noise; size: width and height."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
 
 
 def vector(seed: int = 0, width: int = WIDTH, size: float = 1.0) -> Tensor:

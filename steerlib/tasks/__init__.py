@@ -1,6 +1,42 @@
 """Tasks: what a model is asked, in items that an evaluation scores and a method learns from."""
 
+from steerlib.tasks.describe import Portrait, describe
+from steerlib.tasks.people import (
+    GENDERS,
+    OCCUPATIONS,
+    PERSON_IS_MAN,
+    STYLES,
+    TONE_GROUPS,
+    TONES,
+    Scene,
+    people,
+    scene,
+    side_by_side,
+)
 from steerlib.tasks.pronoun import TEMPLATES, Template, pronoun
 from steerlib.tasks.task import Item, Task, occupations
+from steerlib.tasks.who_is import PairItem, Person, who_is
 
-__all__ = ["TEMPLATES", "Item", "Task", "Template", "occupations", "pronoun"]
+__all__ = [
+    "GENDERS",
+    "OCCUPATIONS",
+    "PERSON_IS_MAN",
+    "STYLES",
+    "TEMPLATES",
+    "TONES",
+    "TONE_GROUPS",
+    "Item",
+    "PairItem",
+    "Person",
+    "Portrait",
+    "Scene",
+    "Task",
+    "Template",
+    "describe",
+    "occupations",
+    "people",
+    "pronoun",
+    "scene",
+    "side_by_side",
+    "who_is",
+]

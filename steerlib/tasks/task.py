@@ -59,15 +59,19 @@ class Task:
         return Task(self.name, tuple(item for item in self.items if item.answer is not None))
 
 
-def occupations(split: str = "all") -> pd.DataFrame:
-    """Occupations with their share of women: columns occupation, percent_women, stereotype, year, source, pictured, split.
+def occupations(split: str = "all", *, pictured: bool = False) -> pd.DataFrame:
+    """Occupations with their share of women, a row each; with `pictured`, only the 20 that have pictures.
 
-    split: "train", "validation", "test" or "all". Source: US Bureau of Labor Statistics; see the card in data/README.md.
+    split: "train", "validation", "test" or "all"; with `pictured`, of the column picture_split, else of the column split.
+    Columns: occupation, percent_women, stereotype, year, source, picture_split ("" without pictures), split. Source: US
+    Bureau of Labor Statistics; see the card in data/README.md.
     """
     if split not in SPLITS:
         raise SteerlibError(f"there is no split '{split}': use {', '.join(SPLITS)}.")
-    table = pd.read_csv(data_path("occupations.csv"))
-    return table if split == "all" else table[table["split"] == split].reset_index(drop=True)
+    table = pd.read_csv(data_path("occupations.csv"), keep_default_na=False)
+    column = "picture_split" if pictured else "split"
+    kept = table[column] != "" if split == "all" else table[column] == split
+    return table[kept].reset_index(drop=True)
 
 
 def article(noun: str) -> str:
