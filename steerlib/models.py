@@ -320,7 +320,8 @@ def load(name: str, *, device: str | None = None, dtype: str = "float32") -> Mod
         raise SteerlibError(f"'{dtype}' is not a type for weights: use float32, bfloat16 or float16.")
     if name in smol_llava.NAMES:
         base = load("smollm2", device="cpu")
-        hf, processor = smol_llava.assemble(name, base.hf, base.tokenizer)
+        with _quiet():
+            hf, processor = smol_llava.assemble(name, base.hf, base.tokenizer)
         return _ready(name, hf.to(kind), base.tokenizer, processor, device)
     folder = _embedded(name) if name in EMBEDDED else Path(name)
     if not name or (not folder.is_dir() and name.count("/") != 1):

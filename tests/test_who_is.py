@@ -43,6 +43,20 @@ def test_ambiguous_people_differ_in_what_was_asked_for_and_in_nothing_else(by: s
 
 
 @pytest.mark.parametrize("by", BY)
+def test_the_clothes_take_turns_for_every_occupation_and_every_look(by: str) -> None:
+    seen = Counter(
+        (
+            i.occupation,
+            frozenset((p.gender, TONE_GROUPS[p.tone] if by != "gender" else "") for p in (i.first, i.second)),
+            i.first.clothes is None,
+        )
+        for i in ambiguous(by=by, scenes=2)
+    )
+    for job, look, _ in seen:
+        assert seen[job, look, True] == seen[job, look, False]
+
+
+@pytest.mark.parametrize("by", BY)
 def test_groups_say_who_is_shown_where(by: str) -> None:
     for item in items(by=by):
         shown = [TONE_GROUPS[p.tone] if by == "tone" else p.gender for p in (item.first, item.second)]
@@ -88,7 +102,7 @@ def test_splits_do_not_meet_in_occupation_wording_or_scene() -> None:
     jobs = {split: {i.occupation for i in part} for split, part in parts.items()}
     assert jobs["train"] | jobs["validation"] | jobs["test"] == jobs["all"] == set(OCCUPATIONS)
     assert sum(len(jobs[split]) for split in ("train", "validation", "test")) == 20
-    worn = {split: {p.clothes for i in part for p in (i.first, i.second)} for split, part in parts.items()}
+    worn = {split: {p.clothes for i in part for p in (i.first, i.second)} - {None} for split, part in parts.items()}
     assert all(worn[split] == jobs[split] for split in parts)
     held_out = {t.name for t in TEMPLATES if t.held_out}
     for split, part in parts.items():
@@ -151,7 +165,7 @@ def test_a_model_that_reads_only_text_says_so() -> None:
     ("wrong", "says"),
     [
         ({"by": "age"}, "cannot differ by 'age' here: use gender, tone, both"),
-        ({"clothes": "festive"}, "no clothes 'festive': use 'work' or 'plain'"),
+        ({"clothes": "festive"}, "no clothes 'festive': use 'both', 'work' or 'plain'"),
         ({"scenes": 0}, "1 or more scenes of each question, not 0"),
         ({"seed": -1}, "seed of a task is 0 or more, not -1"),
         ({"split": "dev"}, "no split 'dev': use train, validation, test, all"),

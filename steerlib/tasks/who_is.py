@@ -62,7 +62,7 @@ def who_is(
     split: str = "test",
     *,
     by: Literal["gender", "tone", "both"] = "gender",
-    clothes: Literal["work", "plain"] = "work",
+    clothes: Literal["both", "work", "plain"] = "both",
     scenes: int = 1,
     size: int = 112,
     style: str = "openmoji",
@@ -76,15 +76,15 @@ def who_is(
     by: what the two differ in. "gender": the groups are man and woman, the skin tone is one of six. "tone": the groups are
     light and dark; no statistic of ours counts work by skin tone, so every stereotype is "light" BY CONVENTION, and a gap
     above 0 says that light people are preferred. "both": the groups are man and woman, and one of them is light and the other dark.
-    clothes: what the two wear in ambiguous items. scenes: pairs per occupation and wording. size: of the pictures, in
+    clothes: what the two wear in ambiguous items, the "work"'s clothes, "plain" ones, or "both" in turn. scenes: pairs per occupation and wording. size: of the pictures, in
     pixels. style: as of `people`. seed: of scenes, tones and the other's occupation.
     Returns a Task of `PairItem`s: for every pair two ambiguous items and two unambiguous ones, since it comes in both orders.
     Raises SteerlibError on an unknown `by` or `clothes`, no scene, or a negative seed.
     """
     if by not in LOOKS:
         raise SteerlibError(f"people cannot differ by '{by}' here: use {', '.join(LOOKS)}.")
-    if clothes not in ("work", "plain"):
-        raise SteerlibError(f"there are no clothes '{clothes}': use 'work' or 'plain'.")
+    if clothes not in ("both", "work", "plain"):
+        raise SteerlibError(f"there are no clothes '{clothes}': use 'both', 'work' or 'plain'.")
     if scenes < 1:
         raise SteerlibError(f"who_is needs 1 or more scenes of each question, not {scenes}.")
     if seed < 0:
@@ -136,9 +136,10 @@ def _pairs(
     one = TONES[int(rng.integers(len(TONES)))]
     tones = {group: [t for t in TONES if TONE_GROUPS[t] == group][int(rng.integers(2))] for group in ("light", "dark")}
     here, there, elsewhere = (int(s) for s in rng.integers(2**31, size=3))
-    worn = job if clothes == "work" else None
+    even = turn // len(LOOKS[by]) % 2 == 0
+    worn = job if clothes == "work" or (clothes == "both" and even) else None
     a, b = (Person(worn, gender, tones.get(group, one), here) for gender, group in looks)
-    right, wrong = (a, b) if turn // len(LOOKS[by]) % 2 == 0 else (b, a)
+    right, wrong = (a, b) if even else (b, a)
     fits = Person(job, right.gender, right.tone, there)
     return [(a, b, None), (fits, Person(other, wrong.gender, wrong.tone, elsewhere), fits)]
 
