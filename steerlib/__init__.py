@@ -4,11 +4,26 @@ from steerlib import controls, plots, tasks
 from steerlib.assets import data_path
 from steerlib.claims import claim
 from steerlib.errors import SteerlibError
+from steerlib.evaluate.capability import Capability, capability
 from steerlib.evaluate.decisions import DecisionBias, decision_bias, selection_rates
-from steerlib.evaluate.language import distinct_n, perplexity, perplexity_ratio, plain_text
-from steerlib.evaluate.statistics import Estimate
-from steerlib.methods.contrastive import contrastive
+from steerlib.evaluate.language import (
+    Fluency,
+    Sentiment,
+    distinct_n,
+    fluency,
+    perplexity,
+    perplexity_ratio,
+    plain_text,
+    sentiment,
+)
+from steerlib.evaluate.mentions import MentionRate, attribute_words, highlight, mention_rate, mentions
+from steerlib.evaluate.statistics import Estimate, minimum_detectable_effect, monotone, paired
+from steerlib.evaluate.tradeoff import Tradeoff, pareto, tradeoff
+from steerlib.methods.contrastive import contrastive, split_answers
+from steerlib.methods.gradient import gradient
+from steerlib.methods.layers import LayerChoice, choose_layers, subset
 from steerlib.models import Model, chat, load
+from steerlib.similarity import cosines
 from steerlib.sites import Site
 from steerlib.steering import Ablate, Add, Affine, Steering, capture, load_steering, steer
 
@@ -17,27 +32,50 @@ __all__ = [
     "Ablate",
     "Add",
     "Affine",
+    "Capability",
     "DecisionBias",
     "Estimate",
+    "Fluency",
+    "LayerChoice",
+    "MentionRate",
     "Model",
+    "Sentiment",
     "Site",
     "Steering",
     "SteerlibError",
+    "Tradeoff",
+    "attribute_words",
+    "capability",
     "capture",
     "chat",
+    "choose_layers",
     "claim",
     "contrastive",
     "controls",
+    "cosines",
     "data_path",
     "decision_bias",
     "distinct_n",
+    "fluency",
+    "gradient",
+    "highlight",
     "load",
     "load_steering",
+    "mention_rate",
+    "mentions",
+    "minimum_detectable_effect",
+    "monotone",
+    "paired",
+    "pareto",
     "perplexity",
     "perplexity_ratio",
     "plain_text",
     "plots",
     "selection_rates",
+    "sentiment",
+    "split_answers",
     "steer",
+    "subset",
     "tasks",
+    "tradeoff",
 ]

@@ -9,7 +9,8 @@ import pytest
 import tiny
 import torch
 
-from steerlib import Ablate, Add, Affine, Steering, SteerlibError, capture, contrastive, controls, sites, steer
+from steerlib import Ablate, Add, Affine, Steering, SteerlibError, capture, chat, contrastive, controls, sites, steer
+from steerlib.methods.contrastive import split_answers
 from steerlib.sites import Site
 
 BIASED = ["The man said", "He was there", "His own brother, the uncle"]
@@ -107,6 +108,13 @@ def test_a_stream_is_read_as_it_comes_and_no_more_than_some_batches_are_held() -
         (BIASED, NEUTRAL, {"operation": "project"}, "'project'"),
         (BIASED, NEUTRAL, {"center": "mean"}, "'mean' is no centre"),
         (BIASED, NEUTRAL, {"read": "first"}, "'first' is no way to read"),
+        (BIASED, NEUTRAL, {"direction": "svd"}, "'svd' is no direction"),
+        (BIASED, BIASED, {"direction": "pca"}, "do not differ"),
+        ([], [], {"direction": "pca"}, "no biased prompts"),
+        ([], NEUTRAL, {"direction": "pca"}, "more neutral prompts than biased ones"),
+        (BIASED, NEUTRAL[:2], {"direction": "pca"}, "more biased prompts than neutral ones"),
+        (BIASED[:1], NEUTRAL, {"direction": "pca", "batch_size": 1}, "more neutral prompts than biased ones"),
+        (iter(BIASED * 20), iter(NEUTRAL), {"direction": "pca", "batch_size": 1}, "more biased prompts than neutral"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(biased: Any, neutral: Any, how: Any, says: str) -> None:
@@ -120,6 +128,186 @@ def test_a_steering_says_where_it_comes_from() -> None:
     made = contrastive(lm, BIASED, NEUTRAL, layers=[0, 2]).provenance
     assert made["method"] == "contrastive" and made["biased"] == made["neutral"] == 3
     assert made["architecture"] == "llama" and made["width"] == sites.width(lm.hf) and len(made["weights"]) == 64
+
+
+def test_contrastive_activation_addition_is_the_mean_of_paired_differences() -> None:
+    """CAA by hand: for each pair the difference of the last tokens, and the mean of these."""
+    lm = tiny.model("qwen2")
+    pairs = [mean(lm, [b]) - mean(lm, [n]) for b, n in zip(BIASED, NEUTRAL, strict=True)]
+    for center in ("zero", "neutral"):
+        made = contrastive(lm, BIASED, NEUTRAL, layers=1, operation="add", center=center)  # type: ignore[arg-type]
+        operation = made.operations[SITE]
+        assert isinstance(operation, Add)
+        torch.testing.assert_close(operation.vector, -torch.stack(pairs).mean(0), atol=1e-4, rtol=1e-4)
+        assert made.provenance["center"] is None
+
+
+# ---- the principal direction
+
+
+MANY = [
+    f"{who} said {what}" for who in ("The man", "His brother, once,", "He") for what in ("so", "nothing at all", "it")
+]
+FEW = [
+    f"{who} said {what}" for what in ("so, twice", "nothing", "it") for who in ("Someone", "A person we know", "They")
+]
+
+
+def paired(lm: Any, biased: list[str], neutral: list[str]) -> torch.Tensor:
+    """(pairs, width): the differences, prompt by prompt."""
+    return torch.stack([mean(lm, [b]) - mean(lm, [n]) for b, n in zip(biased, neutral, strict=True)])
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_the_principal_direction_is_that_of_the_differences_as_they_are(family: str) -> None:
+    lm = tiny.model(family)
+    differences = paired(lm, MANY, FEW).double()
+    first = torch.linalg.svd(differences).Vh[0]
+    first = first * (first @ differences.mean(0)).sign()
+    operation = contrastive(lm, MANY, FEW, layers=1, direction="pca", batch_size=2).operations[SITE]
+    assert isinstance(operation, Ablate)
+    torch.testing.assert_close(operation.direction.double(), first, atol=1e-3, rtol=1e-3)
+    centred = torch.linalg.svd(differences - differences.mean(0)).Vh[0]
+    assert not torch.allclose((centred @ first).sign() * centred, first, atol=1e-2)  # which loses the shared shift
+    assert float(operation.direction.double() @ differences.mean(0)) > 0
+
+
+def test_of_one_pair_the_principal_direction_is_the_difference() -> None:
+    lm = tiny.model("llama")
+    for operation in ("ablate", "add"):
+        one = contrastive(lm, BIASED[:1], NEUTRAL[:1], layers="all", direction="pca", operation=operation)  # type: ignore[arg-type]
+        other = contrastive(lm, BIASED[:1], NEUTRAL[:1], layers="all", operation=operation)  # type: ignore[arg-type]
+        for site in one.operations:
+            a, b = one.operations[site], other.operations[site]
+            for name, value in vars(a).items():
+                torch.testing.assert_close(value, getattr(b, name), atol=1e-4, rtol=1e-4)
+
+
+def test_adding_along_the_principal_direction_carries_the_biased_mean_to_the_neutral_one_there_only() -> None:
+    lm = tiny.model("llama")
+    added = contrastive(lm, MANY, FEW, layers=1, direction="pca", operation="add").operations[SITE]
+    ablated = contrastive(lm, MANY, FEW, layers=1, direction="pca").operations[SITE]
+    assert isinstance(added, Add) and isinstance(ablated, Ablate)
+    gap = mean(lm, FEW) - mean(lm, MANY)
+    torch.testing.assert_close(added.vector, (gap @ ablated.direction) * ablated.direction, atol=1e-4, rtol=1e-4)
+
+
+def test_pairs_are_kept_together_however_they_are_batched_and_streamed() -> None:
+    lm = tiny.model("llama")
+    one = contrastive(lm, MANY, FEW, layers=1, direction="pca", batch_size=1).operations[SITE]
+    other = contrastive(lm, iter(MANY[::-1]), iter(FEW[::-1]), layers=1, direction="pca", batch_size=4).operations[SITE]
+    mixed = contrastive(lm, MANY, FEW[::-1], layers=1, direction="pca").operations[SITE]
+    assert isinstance(one, Ablate) and isinstance(other, Ablate) and isinstance(mixed, Ablate)
+    torch.testing.assert_close(one.direction, other.direction, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(one.direction, mixed.direction, atol=1e-2)
+
+
+def test_pairs_are_read_as_they_come_and_no_more_than_some_batches_are_held() -> None:
+    lm, given, most = tiny.model("llama"), [0, 0], 0
+
+    def stream(side: int, words: str) -> Iterator[str]:
+        nonlocal most
+        for i in range(100):
+            given[side] += 1
+            most = max(most, abs(given[0] - given[1]))
+            yield f"{words} {i}"
+
+    contrastive(lm, stream(0, "he did"), stream(1, "they did"), layers=1, direction="pca", batch_size=1)
+    assert given == [100, 100] and most <= 16
+
+
+def test_a_stream_whose_partner_has_ended_is_not_read_on() -> None:
+    given = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal given
+        while True:
+            given += 1
+            yield f"he did {given}"
+
+    with pytest.raises(SteerlibError, match="more biased prompts than neutral ones"):
+        contrastive(tiny.model("llama"), endless(), NEUTRAL, layers=1, direction="pca", batch_size=1)
+    assert given <= 2 * 16
+
+
+def test_a_steering_says_which_direction_it_is() -> None:
+    lm = tiny.model("llama")
+    for direction in ("mean", "pca"):
+        made = contrastive(lm, BIASED, NEUTRAL, layers=1, direction=direction)  # type: ignore[arg-type]
+        assert made.provenance["direction"] == direction and made.provenance["biased"] == 3
+
+
+# ---- pictures
+
+
+@pytest.mark.parametrize("direction", ["mean", "pca"])
+def test_prompts_with_pictures_are_contrasted_like_others(direction: Any) -> None:
+    lm = tiny.seeing()
+    sides: list[list[Any]] = [
+        [chat(text, pictures=[tiny.picture(seed + 10 * k) for k in range(number)]) for seed, number, text in side]
+        for side in ([(0, 1, "Who?"), (1, 2, "Who are they?")], [(2, 1, "Who is it?"), (3, 1, "Who?")])
+    ]
+
+    def read(prompt: Any) -> torch.Tensor:
+        ids, seen = lm.read(prompt)
+        with torch.inference_mode():
+            return lm.hf(**lm.batch([ids], [seen]), output_hidden_states=True).hidden_states[SITE.layer + 1][0, -1]
+
+    differences = torch.stack([read(b) - read(n) for b, n in zip(*sides, strict=True)])
+    expected = differences.mean(0) if direction == "mean" else torch.linalg.svd(differences).Vh[0]
+    expected = expected / expected.norm() * (expected @ differences.mean(0)).sign()
+    operation = contrastive(lm, iter(sides[0]), iter(sides[1]), layers=1, direction=direction).operations[SITE]
+    assert isinstance(operation, Ablate)
+    torch.testing.assert_close(operation.direction, expected, atol=1e-3, rtol=1e-3)
+
+
+# ---- a model's own answers
+
+
+def test_answers_are_split_by_what_they_mention_and_read_where_they_end() -> None:
+    picture = tiny.picture()
+    prompts = [
+        "The nurse said",
+        chat("Who?"),
+        chat("Who?", "It is a"),
+        chat("Who?", "It", pictures=picture),
+        chat("And?"),
+    ]
+    answers = [" he would", "A person.", " man", " is she", "Nobody"]
+    biased, neutral = split_answers(prompts, answers, lambda text: bool({"he", "man", "she"} & set(text.split())))
+    assert biased == [
+        "The nurse said he would",
+        chat("Who?", "It is a man"),
+        chat("Who?", "It is she", pictures=picture),
+    ]
+    assert neutral == [chat("Who?", "A person."), chat("And?", "Nobody")]
+    assert prompts[1] == chat("Who?") and prompts[2] == chat("Who?", "It is a")  # left as they were
+    parts: Any = [*chat("Who?"), {"role": "assistant", "content": [{"type": "text", "text": "It is"}]}]
+    (answered,), _ = split_answers([parts, "a"], [" he", ""], bool)
+    assert answered[-1]["content"] == [{"type": "text", "text": "It is"}, {"type": "text", "text": " he"}]  # type: ignore[index]
+    lm = tiny.seeing()
+    assert lm.render(biased[1]) == lm.render(prompts[2]) + " man"
+    contrastive(lm, biased, neutral, layers=1)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "answers", "says"),
+    [
+        (["a", "b"], ["he", "he"], "all of the 2 answers mention"),
+        (["a", "b"], ["", "she"], "none of the 2 answers mention"),
+        ([], [], "no prompt was given"),
+        (["a", "b"], ["he"], "2 prompts need as many answers, in a list"),
+        ("ab", ["he", "she"], "1 prompts need as many answers"),
+        (chat("Who?"), "he", "1 prompts need as many answers"),
+    ],
+)
+def test_answers_that_make_no_contrast_are_refused(prompts: Any, answers: Any, says: str) -> None:
+    with pytest.raises(SteerlibError, match=says) as error:
+        split_answers(prompts, answers, lambda text: text == "he")
+    assert "\n" not in str(error.value)
+
+
+# ---- controls
 
 
 def test_random_control_keeps_sizes_and_centres_and_changes_directions() -> None:

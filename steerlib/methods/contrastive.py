@@ -4,11 +4,17 @@ At every layer l, r_l = mean(h_l | biased) - mean(h_l | neutral), made unit leng
 activation, `Add` subtracts the whole difference of the means. Source: Ratzlaff et al., arXiv 2411.12590, section 3 (the
 dataset-based direction). Conventional rather than mathematical: which token is read (the last), and about which centre an
 ablation is made (the paper: zero).
+
+Two relatives. Contrastive activation addition (CAA; Rimsky et al., arXiv 2312.06681) is `operation="add"` at the last token,
+where the mean of paired differences is the difference of the means. `direction="pca"` takes for r_l the direction along which
+the paired differences d are longest, the first eigenvector of the sum of d d^T (compare Zou et al., arXiv 2310.01405). The
+differences are NOT centred first: that would take away the very shift that all pairs share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from typing import Literal
 
 import torch
@@ -17,7 +23,7 @@ from tqdm.auto import tqdm
 
 from steerlib import sites
 from steerlib.errors import SteerlibError
-from steerlib.models import Model, Prompt
+from steerlib.models import Model, Prompt, _as_list
 from steerlib.sites import Layers, Site
 from steerlib.steering import Ablate, Add, Operation, Steering, capture, provenance
 
@@ -30,6 +36,7 @@ def contrastive(
     neutral: Iterable[Prompt],
     *,
     layers: Layers = "middle",
+    direction: Literal["mean", "pca"] = "mean",
     operation: Literal["ablate", "add"] = "ablate",
     center: Center = "neutral",
     read: Literal["last", "mean"] = "last",
@@ -38,19 +45,30 @@ def contrastive(
     """A Steering away from what `biased` prompts have and `neutral` ones lack.
 
     biased, neutral: any streams of prompts; they are read once, and memory does not grow with their number.
-    layers: a number, several, a range, or "early", "middle", "late", "all", "last"; the residual stream is steered there.
-    operation: "ablate" removes the direction, "add" subtracts the difference of the means (so that at strength 1 the mean
-    biased activation becomes the mean neutral one). center: what an ablation leaves along the direction: "zero" (the paper),
-    the "neutral" mean, or the "midpoint" of the two means. read: activations at the "last" token or their "mean".
-    Raises SteerlibError if a side is empty or the two do not differ.
+    layers: a number, several, a range, or "early", "middle", "late", "all", "last"; the residual stream is steered there
+    (`choose_layers` picks them from a steering made with "all").
+    direction: of the difference of the two "mean"s, or the first principal one ("pca") of the differences between the i-th
+    biased and the i-th neutral prompt, which costs width x width numbers a layer.
+    operation: "ablate" removes the direction, "add" subtracts the difference of the means, or its part along the principal
+    direction (so that at strength 1 the mean biased activation becomes, along it, the mean neutral one).
+    center: what an ablation leaves along the direction: "zero" (the paper), the "neutral" mean, or the "midpoint" of the two
+    means. read: activations at the "last" token or their "mean".
+    Raises SteerlibError if a side is empty, the two do not differ, or "pca" finds prompts without a partner.
     """
     if operation not in ("ablate", "add"):
         raise SteerlibError(f"'{operation}' is no operation of a contrastive steering: use 'ablate' or 'add'.")
     if center not in ("zero", "neutral", "midpoint"):
         raise SteerlibError(f"'{center}' is no centre: use 'zero', 'neutral' or 'midpoint'.")
+    if direction not in ("mean", "pca"):
+        raise SteerlibError(f"'{direction}' is no direction of a contrastive steering: use 'mean' or 'pca'.")
     where = [Site("residual", layer) for layer in sites.layers(model.hf, layers)]
-    mean_b, count_b = _mean(model, biased, where, read, batch_size, "biased")
-    mean_n, count_n = _mean(model, neutral, where, read, batch_size, "neutral")
+    principal: dict[Site, Tensor] = {}
+    if direction == "pca":
+        mean_b, mean_n, principal, count_b = _paired(model, biased, neutral, where, read, batch_size)
+        count_n = count_b
+    else:
+        mean_b, count_b = _mean(model, biased, where, read, batch_size, "biased")
+        mean_n, count_n = _mean(model, neutral, where, read, batch_size, "neutral")
     operations: dict[Site, Operation] = {}
     for site in where:
         difference = (mean_b[site] - mean_n[site]).float()
@@ -58,6 +76,9 @@ def contrastive(
             raise SteerlibError(
                 f"the biased and the neutral prompts do not differ at {site}: there is nothing to contrast."
             )
+        if site in principal:
+            along = principal[site].float()
+            difference = (difference @ along) * along  # its sign is that of the difference of the means
         if operation == "add":
             operations[site] = Add(-difference)
         else:
@@ -67,8 +88,44 @@ def contrastive(
                 "midpoint": (mean_b[site] + mean_n[site]).float() / 2,
             }
             operations[site] = Ablate(difference, middles[center])
-    facts = {"operation": operation, "center": center if operation == "ablate" else None, "read": read}
+    facts: dict[str, str | None] = {"operation": operation, "direction": direction, "read": read}
+    facts["center"] = center if operation == "ablate" else None
     return Steering(operations, provenance(model, "contrastive", biased=count_b, neutral=count_n, **facts))
+
+
+def split_answers(
+    prompts: Sequence[Prompt], answers: Sequence[str], mentions: Callable[[str], bool]
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Biased and neutral prompts out of a model's own answers: those that mention the attribute, and those that do not.
+
+    prompts, answers: what the model was asked and what it wrote after each. mentions: whether a text does.
+    Returns (biased, neutral): each prompt with its answer behind it (in a chat, as the assistant's), so that activations are
+    read where the answer ends. Source: Ratzlaff et al., arXiv 2411.12590, section 3.
+    Raises SteerlibError if all answers mention it, or none.
+    """
+    many = _as_list(prompts)[0]
+    if isinstance(answers, str) or len(many) != len(answers):
+        raise SteerlibError(f"{len(many)} prompts need as many answers, in a list.")
+    sides: dict[bool, list[Prompt]] = {True: [], False: []}
+    for prompt, answer in zip(many, answers, strict=True):
+        sides[bool(mentions(answer))].append(_answered(prompt, answer))
+    if not sides[True] or not sides[False]:
+        raise SteerlibError(
+            f"{'all' if sides[True] else 'none'} of the {len(answers)} answers mention the attribute: a contrast needs "
+            "answers of both kinds, so ask more, or make the neutral (or biased) prompts yourself."
+        )
+    return sides[True], sides[False]
+
+
+def _answered(prompt: Prompt, answer: str) -> Prompt:
+    """The prompt and the answer that was written after it."""
+    if isinstance(prompt, str):
+        return prompt + answer
+    if prompt[-1]["role"] != "assistant":
+        return [*prompt, {"role": "assistant", "content": answer}]
+    begun = prompt[-1]["content"]
+    whole = begun + answer if isinstance(begun, str) else [*begun, {"type": "text", "text": answer}]
+    return [*prompt[:-1], {**prompt[-1], "content": whole}]
 
 
 def _mean(
@@ -92,3 +149,44 @@ def _mean(
     if count == 0:
         raise SteerlibError(f"there are no {side} prompts: a contrast needs at least one on each side.")
     return {site: total_ / count for site, total_ in sums.items()}, count
+
+
+def _paired(
+    model: Model,
+    biased: Iterable[Prompt],
+    neutral: Iterable[Prompt],
+    where: list[Site],
+    read: Literal["last", "mean"],
+    batch_size: int,
+) -> tuple[dict[Site, Tensor], dict[Site, Tensor], dict[Site, Tensor], int]:
+    """Both means and the principal direction of the paired differences, each (width,) in float64; how many pairs."""
+    sums: list[dict[Site, Tensor]] = [{site: torch.zeros((), dtype=torch.float64) for site in where} for _ in range(3)]
+    waiting: tuple[dict[int, dict[Site, Tensor]], ...] = ({}, {})  # read, their partner not yet: a window at most
+    streams = [capture(model, side, where, read=read, batch_size=batch_size) for side in (biased, neutral)]
+    count = 0
+    with tqdm(desc="reading pairs of prompts", leave=False) as bar:
+        for batches in zip_longest(*streams):
+            for side, batch in zip(waiting, batches, strict=True):
+                for row, i in enumerate(batch[0] if batch else ()):
+                    side[i] = {site: h[row].double() for site, h in batch[1].items()}
+            ready = sorted(waiting[0].keys() & waiting[1].keys())
+            pairs = [(waiting[0].pop(i), waiting[1].pop(i)) for i in ready]
+            count += len(pairs)
+            bar.update(len(pairs))
+            for site in where if pairs else ():
+                b, n = (torch.stack([pair[k][site] for pair in pairs]) for k in (0, 1))  # (pairs, width)
+                for total, more in zip(sums, (b.sum(0), n.sum(0), (b - n).T @ (b - n)), strict=True):
+                    total[site] = total[site] + more
+            if None in batches:
+                break
+    if waiting[0] or waiting[1]:
+        raise SteerlibError(
+            "direction='pca' compares the i-th biased prompt with the i-th neutral one, and there are more "
+            f"{'biased' if waiting[0] else 'neutral'} prompts than {'neutral' if waiting[0] else 'biased'} ones: "
+            "give as many, or use direction='mean'."
+        )
+    if count == 0:
+        raise SteerlibError("there are no biased prompts: a contrast needs at least one on each side.")
+    principal = {site: torch.linalg.eigh(sums[2][site]).eigenvectors[:, -1] for site in where}
+    mean_b, mean_n = ({site: total / count for site, total in side.items()} for side in sums[:2])
+    return mean_b, mean_n, principal, count

@@ -1,0 +1,128 @@
+"""Choosing the layers: make a steering at all of them once, then try parts of it.
+
+The rule: among candidate windows of layers under which the capability stays within `floor` of the unsteered model's, the one
+with the lowest bias; of two that are equal, the smaller window. Nothing is read again from the model to try another window: a
+window is a part of the steering (`subset`). What is scored must be validation items, never those that the result is reported on.
+The papers leave the layers to the experimenter; the rule is ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, SupportsFloat
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from steerlib import sites
+from steerlib.errors import SteerlibError
+from steerlib.models import Model
+from steerlib.sites import Layers
+from steerlib.steering import Steering, steer
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """What `choose_layers` found.
+
+    layers: the chosen ones. steering: the part of the steering there. table: a row a candidate, the unsteered model first,
+    with the columns candidate, layers (how many), bias, capability (and bias_low, ..., where the scores are Estimates), allowed,
+    chosen. rule: what was chosen by, in words.
+    """
+
+    layers: tuple[int, ...]
+    steering: Steering
+    table: pd.DataFrame
+    rule: str
+
+
+def choose_layers(
+    model: Model,
+    steering: Steering,
+    score: Callable[[Model], tuple[SupportsFloat, SupportsFloat]],
+    *,
+    candidates: Sequence[Layers] = ("early", "middle", "late", "all"),
+    strength: float = 1.0,
+    floor: float = 0.03,
+) -> LayerChoice:
+    """The window of layers at which a steering lowers bias most without costing capability.
+
+    steering: made at every layer of every candidate, with layers="all" for instance. score: measures the running model on
+    validation items, and returns (bias, capability) as numbers or Estimates; bias is best at 0, capability at its highest.
+    candidates: windows, each as any `layers`. strength: at which they are compared. floor: how much capability may fall, in
+    its own units (0.03 is three points of a share). The score is computed once unsteered and once a candidate.
+    Raises SteerlibError if every candidate costs more capability, or none lowers the bias.
+    """
+    if not candidates or isinstance(candidates, (str, int)):
+        raise SteerlibError(f"candidates are a list of windows, such as ['middle', range(4, 8)], not {candidates!r}.")
+    if not floor >= 0:
+        raise SteerlibError(f"floor is how much capability may fall, 0 or more, not {floor!r}.")
+    parts = [subset(model, steering, window) for window in candidates]
+    windows = [sites.layers(model.hf, window) for window in candidates]
+    names = [w if isinstance(w, str) else _name(layers) for w, layers in zip(candidates, windows, strict=True)]
+    rows = [_row("unsteered", [], score(model))]
+    for name, part, layers in zip(tqdm(names, desc="scoring layers", leave=False), parts, windows, strict=True):
+        with steer(model, part, strength):
+            rows.append(_row(name, layers, score(model)))
+    bias, capability, size = ([row[key] for row in rows] for key in ("bias", "capability", "layers"))
+    tried = range(1, len(rows))
+    allowed = [i for i in tried if capability[i] >= capability[0] - floor - 1e-9]  # sums of shares are not exact
+    if not allowed:
+        best = max(tried, key=lambda i: capability[i])
+        raise SteerlibError(
+            f"every candidate takes more than {floor} from the capability {capability[0]:.3f} of the unsteered model "
+            f"(the best, {names[best - 1]}, leaves {capability[best]:.3f}): lower the strength or try other layers."
+        )
+    chosen = min(allowed, key=lambda i: (round(bias[i], 9), size[i]))
+    if not bias[chosen] < bias[0]:
+        raise SteerlibError(
+            f"no candidate that keeps the capability lowers the bias {bias[0]:.3f} of the unsteered model (the best, "
+            f"{names[chosen - 1]}, has {bias[chosen]:.3f}): raise the strength or try other layers."
+        )
+    table = pd.DataFrame(rows).assign(allowed=[i in allowed for i in range(len(rows))])
+    rule = (
+        f"lowest bias at strength {strength} among the windows whose capability is at least that of the unsteered model "
+        f"less {floor}; of equal ones the smaller"
+    )
+    part = parts[chosen - 1]
+    made = Steering(part.operations, {**part.provenance, "chosen": rule})
+    return LayerChoice(tuple(windows[chosen - 1]), made, table.assign(chosen=table.index == chosen), rule)
+
+
+def subset(model: Model, steering: Steering, layers: Layers) -> Steering:
+    """The part of a steering that stands in these layers; the norm after the last block belongs to "all".
+
+    Raises SteerlibError if the steering has nothing at one of them.
+    """
+    wanted = sites.layers(model.hf, layers)
+    held = {site.layer for site in steering.operations}
+    if missing := [layer for layer in wanted if layer not in held]:
+        raise SteerlibError(
+            f"the steering has nothing at layer {missing[0]}: it was made at {_name(sorted(held))}, make it with layers='all'."
+        )
+    kept = {*wanted, -1} if layers == "all" else {*wanted}
+    operations = {site: operation for site, operation in steering.operations.items() if site.layer in kept}
+    return Steering(operations, {**steering.provenance, "subset": wanted})
+
+
+def _name(layers: Sequence[int]) -> str:
+    """Layers in short: 3, 4-9, or 2, 5, 7."""
+    if len(layers) > 1 and layers[-1] - layers[0] == len(layers) - 1:
+        return f"{layers[0]}-{layers[-1]}"
+    return ", ".join(map(str, layers))
+
+
+def _row(name: str, layers: Sequence[int], scores: tuple[SupportsFloat, SupportsFloat]) -> dict[str, Any]:
+    """A row of the table: the two scores, with the ends of their intervals if they have them."""
+    row: dict[str, Any] = {"candidate": name, "layers": len(layers)}
+    try:
+        for key, value in zip(("bias", "capability"), scores, strict=True):
+            row[key] = float(value)
+            row |= {f"{key}_{end}": float(getattr(value, end)) for end in ("low", "high") if hasattr(value, end)}
+    except (TypeError, ValueError) as error:
+        raise SteerlibError(f"score must return two numbers, (bias, capability), not {scores!r}.") from error
+    if not math.isfinite(row["bias"]) or not math.isfinite(row["capability"]):
+        raise SteerlibError(f"the score of {name} is not finite: bias {row['bias']}, capability {row['capability']}.")
+    return row
