@@ -318,7 +318,9 @@ def test_ctrl_c_and_kill_leave_no_kernel_and_resume_goes_on(slow: Path, mathjax:
     ):
         place.unlink(missing_ok=True)
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that put us behind has it ignored
         running = subprocess.Popen([sys.executable, "-m", "steerlib", *words], cwd=slow, env=environment)
+        signal.signal(signal.SIGINT, heard)
         wait_until(lambda: place.is_file() and place.read_text())
         kernel = int(place.read_text())
         assert alive(kernel)
