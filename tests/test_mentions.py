@@ -167,6 +167,18 @@ def test_the_figure_has_a_row_a_category_and_a_marker_a_group() -> None:
     )
 
 
+def test_figures_that_share_an_axis_have_the_first_row_on_top() -> None:
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(1, 2, sharey=True)
+    for ax, by in zip(axes, ("gender", "tone"), strict=True):
+        scored().plot(ax, by=by)
+    for ax in axes:
+        bottom, top = ax.get_ylim()
+        assert top < 0 and bottom > 4
+    plt.close("all")
+
+
 def test_highlighting_marks_the_words_and_keeps_the_text() -> None:
     answers = ['A young man & <b>his</b> "dog".', "A judge.", "An older Asian man's beard", "He or she is a son."]
     page = highlight(answers)._repr_html_()

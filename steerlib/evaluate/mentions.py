@@ -113,8 +113,8 @@ class MentionRate:
                 label=group or "all answers",
             )
         ax.set_yticks(range(len(names)), names)
-        ax.invert_yaxis()
         ax.set(xlim=(-0.02, 1.02), xlabel="share of answers that mention it", ylabel="what is mentioned")
+        ax.set_ylim(len(names) - 0.5, -0.5)  # the first on top, on axes that share it as well
         ax.grid(axis="x", color="0.9")
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, len(groups)), frameon=False, fontsize=8)
