@@ -1,6 +1,6 @@
 """The command line: `steerlib reproduce | check | book | assets`, a thin face of the library.
 
-Exit status: 0 all is well, 1 a claim missed or a chapter failed, 2 the input was wrong, 130 Ctrl-C.
+Exit status: 0 all is well, 1 a claim missed or a chapter failed, 2 the input was wrong, 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def _reproduce(chosen: argparse.Namespace) -> int:
         parameters=values,
         resume=chosen.resume,
         minutes=chosen.minutes,
+        jobs=chosen.jobs,
     )
     return 0 if fine else 1
 
@@ -135,6 +136,13 @@ def _parser() -> argparse.ArgumentParser:
         "--resume",
         action="store_true",
         help="keep chapters of which nothing changed since they ran",
+    )
+    run.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="how many chapters run side by side, sharing the processor's cores (default: as many as there are cores, "
+        "at most 2, and as memory allows at 3 GB each; 1 with a GPU)",
     )
     run.add_argument("--minutes", type=float, default=30.0, help="the longest one chapter may take (default: 30)")
 

@@ -1,7 +1,8 @@
 """Run the book: every chapter from top to bottom, then its claims, then its pages.
 
 The one idea: a chapter is a notebook that papermill runs in a fresh kernel of THIS Python (never
-one that the user installed elsewhere), and everything about the run lies in plain files:
+one that the user installed elsewhere), and everything about the run lies in plain files, of which
+each chapter writes only its own, so that two can run side by side:
 
     _build/executed/NAME.ipynb    the executed copy, which the book shows
     _build/run/NAME.json          its record: claims, parameters, status, seconds, environment
@@ -23,17 +24,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import distributions, version
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import papermill
+import psutil
+import torch
 import yaml
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from tqdm.auto import tqdm
 
 from steerlib.book import build
 from steerlib.claims import Verdict, check, table, write_json
@@ -41,6 +47,7 @@ from steerlib.errors import SteerlibError
 from steerlib.ledger import Claim, load_ledger
 
 PACKAGE = Path(__file__).resolve().parent
+MEMORY = 3e9  # bytes that one chapter may need
 Record = dict[str, Any]
 
 
@@ -117,6 +124,27 @@ def read_records(root: Path) -> dict[str, Record]:
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
 
 
+def usual_jobs() -> int:
+    """How many chapters to run side by side: one a core, but at most two, each with 3 GB; one with a GPU.
+
+    Two chapters with half of the threads each end sooner than one after the other with all; a GPU they would only share.
+    """
+    if torch.cuda.is_available():
+        return 1
+    return max(1, min(2, torch.get_num_threads(), int(psutil.virtual_memory().available / MEMORY)))
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops a run as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@_terminable()
 def reproduce(
     root: Path,
     chapters: Sequence[str] = (),
@@ -124,6 +152,7 @@ def reproduce(
     parameters: Mapping[str, object] | None = None,
     resume: bool = False,
     minutes: float = 30.0,
+    jobs: int | None = None,
 ) -> bool:
     """Run chapters, judge their claims, build the book, and print how each of these went.
 
@@ -135,35 +164,51 @@ def reproduce(
         resume: keep a chapter whose notebook, library, data, parameters and packages are as they
             were when it last ran whole.
         minutes: the longest that one chapter may take.
+        jobs: how many chapters run side by side, each with its share of the threads; None is `usual_jobs()`.
 
     Returns:
         True when every chosen chapter ran and none of their claims missed.
 
     Raises:
-        SteerlibError: an unknown chapter or parameter, a faulty ledger, a book that is not built.
+        SteerlibError: an unknown chapter or parameter, a faulty ledger, no job, a book that is not built.
     """
+    if jobs is not None and jobs < 1:
+        raise SteerlibError(f"chapters run 1 or more side by side, not {jobs}")
     ledger = read_ledger(root)
     names = choose(chapters, notebooks(root))
     values = dict(parameters or {})
     other = {name: _other_parameters(root, name, values) for name in names}
-    for number, name in enumerate(names, start=1):
-        print(f"[{number}/{len(names)}] {name}: ", end="", flush=True)
-        old = read_records(root).get(name, {})
+    label = {name: f"[{number}/{len(names)}] {name}" for number, name in enumerate(names, start=1)}
+    kept = [name for name in names if resume and _unchanged(root, name, values)]
+    for name in kept:
+        _say(f"{label[name]}: unchanged since it ran on {read_records(root)[name]['date']}")
+    waiting = [name for name in names if name not in kept]
+    jobs = min(jobs or usual_jobs(), max(1, len(waiting)))
+    threads = max(1, torch.get_num_threads() // jobs)
+    stop = Event()
+
+    def run(name: str) -> None:
+        _say(f"{label[name]}: running")
         seal = fingerprint(root, name, values)
-        whole = old.get("status") == "ran" and _executed(root, name).is_file()
-        if resume and whole and old.get("fingerprint") == seal:
-            print(f"unchanged since it ran on {old['date']}", flush=True)
-            continue
         start = {"parameters": values, "other_parameters": other[name], "fingerprint": seal}
-        record = run_chapter(root, name, start, minutes=minutes)
-        print(f"{record['status']}, {record['seconds']:.0f} s", flush=True)
-        if record["error"]:
-            print("    " + record["error"].replace("\n", "\n    "), flush=True)
+        record = run_chapter(root, name, start, minutes=minutes, threads=threads, stop=stop)
+        error = "\n" * bool(record["error"]) + record["error"]
+        _say(f"{label[name]}: {record['status']}, {record['seconds']:.0f} s" + error.replace("\n", "\n    "))
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for running in [pool.submit(run, name) for name in waiting]:
+            while wait([running], timeout=0.2).not_done:
+                pass  # in short naps: on Windows a long one is deaf to Ctrl-C
+            running.result()
+    finally:  # also after Ctrl-C
+        stop.set()
+        pool.shutdown(cancel_futures=True)
 
     records = read_records(root)
     verdicts = [v for v in check(ledger, records) if v.claim.chapter in names]
     failed = [name for name in names if records[name].get("status") != "ran"]
-    _write_run(root, records, check(ledger, records))
+    _write_run(root, records, check(ledger, records), threads)
     print(f"\n{table(verdicts)}\n")
     missed = [v.claim.id for v in verdicts if v.miss]
     for what, which in (("chapters that failed", failed), ("claims that miss", missed)):
@@ -176,7 +221,20 @@ def reproduce(
     return not failed and not missed
 
 
-def run_chapter(root: Path, name: str, start: Record, *, minutes: float) -> Record:
+def _unchanged(root: Path, name: str, values: Mapping[str, object]) -> bool:
+    """Whether the chapter ran whole, and nothing that its numbers depend on has changed since."""
+    old = read_records(root).get(name, {})
+    whole = old.get("status") == "ran" and _executed(root, name).is_file()
+    return whole and old.get("fingerprint") == fingerprint(root, name, values)
+
+
+def _say(text: str) -> None:
+    """Print lines at once, above the bars of the chapters that are running."""
+    with tqdm.external_write_mode():
+        print(text + "\n", end="", flush=True)  # in one piece: others print at the same time
+
+
+def run_chapter(root: Path, name: str, start: Record, *, minutes: float, threads: int, stop: Event) -> Record:
     """Run one chapter in a kernel of its own and write its record.
 
     Args:
@@ -184,17 +242,22 @@ def run_chapter(root: Path, name: str, start: Record, *, minutes: float) -> Reco
         name: the chapter's file stem.
         start: what the record holds from the beginning; `start["parameters"]` go to the notebook.
         minutes: the kernel is killed after that.
+        threads: how many the kernel computes with.
+        stop: set by another thread, it kills the kernel too.
 
     Returns:
         The record; its status is "ran" or "failed", and its error is "" or a few lines.
+
+    Raises:
+        CancelledError: it was stopped before its end; its record has no status then.
     """
     path = root / "_build" / "run" / f"{name}.json"
     write_json(path, start)
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # we say ourselves how it went
     _executed(root, name).parent.mkdir(exist_ok=True)
-    kernel = _kernel(root, path)
-    began, error = time.monotonic(), ""
-    with ThreadPoolExecutor(1) as pool:  # in the main thread papermill would swallow Ctrl-C
+    kernel = _kernel(root, name, path, threads)
+    began, late = time.monotonic(), ""
+    with ThreadPoolExecutor(1) as pool:
         running = pool.submit(
             papermill.execute_notebook,
             root / "book" / f"{name}.ipynb",
@@ -203,38 +266,43 @@ def run_chapter(root: Path, name: str, start: Record, *, minutes: float) -> Reco
             kernel_name="python3",
             language="python",
             km=kernel,
-            cwd=root / "book",
-            progress_bar={"leave": False} if sys.stderr.isatty() else False,
+            resources={"metadata": {"path": str(root / "book")}},  # where it runs; cwd= would move all of this process
+            progress_bar={"leave": False, "desc": name} if sys.stderr.isatty() else False,
         )
-        try:
-            running.result(timeout=60 * minutes)
-        except TimeoutError:
-            error = f"stopped: it took longer than {minutes:g} minutes"
-        except Exception as problem:  # noqa: BLE001  (whatever it is, the other chapters still run)
-            error = _few_lines(problem)
-        finally:  # also after Ctrl-C
-            _kill(kernel)
+        while wait([running], timeout=0.2).not_done:
+            if time.monotonic() - began > 60 * minutes:
+                late = f"stopped: it took longer than {minutes:g} minutes"
+            if late or stop.is_set():
+                _kill(kernel)  # more than once: it may have been about to start
+        _kill(kernel)  # papermill leaves it running, with all its memory
+    problem = running.exception()
+    if problem and stop.is_set():
+        raise CancelledError
+    error = "" if problem is None else late or _few_lines(problem)
     record: Record = json.loads(path.read_text(encoding="utf-8"))
     record |= {
         "status": "failed" if error else "ran",
         "error": error,
         "seconds": round(time.monotonic() - began, 1),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "environment": environment(root),
+        "environment": environment(root, threads),
     }
     write_json(path, record)
     return record
 
 
-def _kernel(root: Path, record: Path) -> AsyncKernelManager:
+def _kernel(root: Path, name: str, record: Path, threads: int) -> AsyncKernelManager:
     """A kernel of the running Python and steerlib, without the user's own IPython settings."""
+    home = root / "_build" / "ipython" / name
+    home.mkdir(parents=True, exist_ok=True)
     variables = {
         "STEERLIB_RUN": str(record),
         "STEERLIB_LEDGER": str(root / "data" / "claims.yml"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
         "PYTHONHASHSEED": "0",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # figures, whatever is set outside
-        "IPYTHONDIR": str(root / "_build" / "ipython"),
+        "IPYTHONDIR": str(home),
+        "OMP_NUM_THREADS": str(threads),
     }
     command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR"]
     command += ["-f", "{connection_file}"]
@@ -261,7 +329,7 @@ def _kill(kernel: AsyncKernelManager) -> None:
     kernel.cleanup_connection_file()
 
 
-def _few_lines(problem: Exception) -> str:
+def _few_lines(problem: BaseException) -> str:
     """What went wrong in a chapter: the cell, the error, the line."""
     if not isinstance(problem, papermill.PapermillExecutionError):
         return f"{type(problem).__name__}: {' '.join(str(problem).split())[:300]}"
@@ -305,8 +373,8 @@ def fingerprint(root: Path, name: str, parameters: Mapping[str, object]) -> str:
     return digest.hexdigest()
 
 
-def environment(root: Path) -> dict[str, str]:
-    """Where a run took place: commit, versions, machine."""
+def environment(root: Path, threads: int) -> dict[str, str]:
+    """Where a run took place: commit, versions, machine, and the threads that each chapter had."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         git = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
@@ -314,22 +382,21 @@ def environment(root: Path) -> dict[str, str]:
     except OSError:
         commit = ""
     packages = ("torch", "transformers", "numpy")
-    cores = os.cpu_count() or 1
     return {
         "commit": commit or "unknown",
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
         "machine": f"{platform.system()} {platform.machine()}",
-        "cores": str(cores),
-        "threads": os.environ.get("OMP_NUM_THREADS", str(cores)),
+        "cores": str(os.cpu_count() or 1),
+        "threads": str(threads),
     }
 
 
-def _write_run(root: Path, records: Mapping[str, Record], verdicts: Sequence[Verdict]) -> None:
+def _write_run(root: Path, records: Mapping[str, Record], verdicts: Sequence[Verdict], threads: int) -> None:
     keep = ("status", "error", "seconds", "date", "parameters", "environment")
     run = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "environment": environment(root),
+        "environment": environment(root, threads),
         "chapters": {n: {key: r.get(key) for key in keep} for n, r in records.items()},
         "verdicts": [
             {

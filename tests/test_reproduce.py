@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -33,7 +34,7 @@ from steerlib.reproduce import (
     notebooks,
     read_records,
     reproduce,
-    run_chapter,
+    usual_jobs,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -130,7 +131,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory, mathjax: Path) -> Run:
         "03-third": notebook(THIRD),
     }
     root = make_book(tmp_path_factory.mktemp("broken"), chapters, claims)
-    return command(root, mathjax, "reproduce")
+    return command(root, mathjax, "reproduce", "--jobs", "2")
 
 
 def command(root: Path, mathjax: Path, *words: str, pages: bool = True) -> Run:
@@ -149,11 +150,14 @@ def command(root: Path, mathjax: Path, *words: str, pages: bool = True) -> Run:
 def test_the_others_run_and_the_table_and_status_say_which_failed(broken: Run) -> None:
     assert broken.status == 1
     lines = broken.out.splitlines()
-    assert re.match(r"\[1/3\] 01-first: ran, \d+ s", lines[0])
-    assert re.match(r"\[2/3\] 02-broken: failed, \d+ s", lines[1])
-    assert "cell [1] raised ZeroDivisionError: division by zero" in lines[2]
-    assert lines[3].strip() == "at: height = width / 0"
-    assert re.match(r"\[3/3\] 03-third: ran, \d+ s", lines[4])
+    (failed,) = [i for i, line in enumerate(lines) if re.match(r"\[2/3\] 02-broken: failed, \d+ s", line)]
+    assert "cell [1] raised ZeroDivisionError: division by zero" in lines[failed + 1]
+    assert lines[failed + 2].strip() == "at: height = width / 0"
+    for chapter in ("[1/3] 01-first", "[3/3] 03-third"):
+        began = lines.index(f"{chapter}: running")
+        (ended,) = [i for i, line in enumerate(lines) if re.match(rf"{re.escape(chapter)}: ran, \d+ s", line)]
+        assert began < ended
+    assert [line.split(".")[0] for line in lines if ".bias." in line][:5] == [*["first"] * 2, *["second"] * 2, "third"]
     verdicts = {line.split()[0]: line for line in lines if line.startswith(("first.", "second.", "third."))}
     assert verdicts["first.bias.before"].endswith("0.600 [0.500, 0.700], n = 60  holds")
     assert verdicts["first.bias.order"].endswith("holds")
@@ -340,12 +344,45 @@ def test_ctrl_c_and_kill_leave_no_kernel_and_resume_goes_on(slow: Path, mathjax:
     assert again.out.count("unchanged since") == 2
 
 
-def test_a_chapter_that_takes_too_long_is_stopped(slow: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as on Unix")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_two_chapters_at_once_kills_both_kernels_and_keeps_what_was_finished(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    quick, *places = [tmp_path / f"pid-{number}" for number in (1, 2, 3)]
+    cells = [SLOW.format(pid=str(quick), go=str(tmp_path))]
+    cells += [SLOW.format(pid=str(place), go=str(tmp_path / "never")) for place in places]
+    names = ("01-quick", "02-slow", "03-slow", "04-waiting")
+    chapters = dict(zip(names, map(notebook, [*cells, "1 + 1"]), strict=True))
+    root = make_book(tmp_path / "book", chapters, [])
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "steerlib", "reproduce", "--jobs", "2"],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+    signal.signal(signal.SIGINT, heard)
+    wait_until(lambda: all(place.is_file() and place.read_text() for place in places))
+    kernels = [int(place.read_text()) for place in places]
+    assert all(map(alive, kernels))
+    assert not alive(int(quick.read_text()))  # a finished chapter gives its memory back
+    running.send_signal(how)
+    assert running.wait(timeout=30) == 130
+    assert not any(map(alive, kernels))
+    records = read_records(root)
+    assert records["01-quick"]["status"] == "ran"
+    assert "status" not in records["02-slow"] and "status" not in records["03-slow"]
+    assert "04-waiting" not in records
+
+
+def test_a_chapter_that_takes_too_long_is_stopped(slow: Path, mathjax: Path) -> None:
     began = time.monotonic()
-    record = run_chapter(slow, "02-slow", {"parameters": {}}, minutes=0.1)
-    assert record["status"] == "failed"
-    assert record["error"] == "stopped: it took longer than 0.1 minutes"
+    run = command(slow, mathjax, "reproduce", "--minutes", "0.1", pages=False)
     assert time.monotonic() - began < 30
+    assert run.status == 1
+    assert re.search(r"02-slow: failed, \d+ s\n    stopped: it took longer than 0.1 minutes\n", run.out)
+    assert read_records(slow)["01-quick"]["status"] == "ran"
+    assert read_records(slow)["02-slow"]["status"] == "failed"
     place = slow.parent / "pid"
     assert not place.exists() or not alive(int(place.read_text()))
 
@@ -361,6 +398,76 @@ def test_the_fingerprint_sees_every_cause(slow: Path) -> None:
     seals.append(seal())
     assert seals[-1] == seal()
     assert len(set(seals)) == len(seals)
+
+
+# ------------------------------------------------------------------------------------ side by side
+
+
+MEETS = """
+import os, pathlib, time
+from steerlib.claims import claim
+here = pathlib.Path.cwd()
+assert here.name == "book", here
+(here / "{me}.here").write_text(os.environ["OMP_NUM_THREADS"])
+end = time.monotonic() + 30
+while not (here / "{other}.here").exists():
+    assert time.monotonic() < end, "waited alone"
+    time.sleep(0.05)
+claim("{me}.bias.met", {value})
+"""
+
+
+@pytest.fixture
+def couple(tmp_path: Path) -> Path:
+    """Two chapters of which each fails unless the other one runs at the same time."""
+    cells = [MEETS.format(me=me, other=other, value=v) for me, other, v in (("a", "b", 0.1), ("b", "a", 0.2))]
+    chapters = {"01-a": notebook(cells[0]), "02-b": notebook(cells[1])}
+    claims = [entry("a.bias.met", "01-a", value=0.1), entry("b.bias.met", "02-b", value=0.2)]
+    return make_book(tmp_path / "couple", chapters, claims)
+
+
+def test_two_chapters_run_at_the_same_time_each_with_its_claims_and_its_share_of_threads(
+    couple: Path, mathjax: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 6)
+    monkeypatch.setattr(steerlib.reproduce, "build", lambda *_: couple / "no-pages")
+    before = Path.cwd()
+    assert reproduce(couple, jobs=2)
+    assert Path.cwd() == before  # papermill would have moved this process, of which both chapters are a part
+    records = read_records(couple)
+    assert [list(records[name]["claims"]) for name in ("01-a", "02-b")] == [["a.bias.met"], ["b.bias.met"]]
+    assert [(couple / "book" / f"{me}.here").read_text() for me in "ab"] == ["3", "3"]
+    assert [record["environment"]["threads"] for record in records.values()] == ["3", "3"]
+    again = command(couple, mathjax, "reproduce", "--jobs", "2", "--resume", pages=False)
+    assert again.status == 0
+    assert again.out.count("unchanged since") == 2
+
+
+def test_one_job_runs_one_chapter_after_the_other(tmp_path: Path, mathjax: Path) -> None:
+    root = make_book(tmp_path / "book", {"01-a": notebook("1 + 1"), "02-b": notebook("1 + 1")}, [])
+    run = command(root, mathjax, "reproduce", "--jobs", "1", pages=False)
+    lines = [re.sub(r"\d+ s", "N s", line) for line in run.out.splitlines()[:4]]
+    assert lines == ["[1/2] 01-a: running", "[1/2] 01-a: ran, N s", "[2/2] 02-b: running", "[2/2] 02-b: ran, N s"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "threads", "gigabytes", "jobs"),
+    [
+        (False, 2, 16, 2),
+        (False, 16, 64, 2),
+        (False, 1, 16, 1),
+        (False, 8, 5.9, 1),
+        (False, 8, 0.5, 1),
+        (True, 8, 64, 1),
+    ],
+)
+def test_as_many_jobs_as_cores_and_memory_allow(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, threads: int, gigabytes: float, jobs: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=gigabytes * 1e9))
+    assert usual_jobs() == jobs
 
 
 # --------------------------------------------------------------------------------------- bad input
@@ -402,6 +509,7 @@ def test_the_table_of_contents_and_the_ledger_must_name_chapters_that_exist(slow
     ("words", "said"),
     [
         (["reproduce", "9"], "unknown chapter '9'"),
+        (["reproduce", "--jobs", "0"], "1 or more side by side, not 0"),
         (["reproduce", "--parameters", "seed"], "wants NAME=VALUE, not 'seed'"),
         (["check"], "nothing has been run yet"),
         (["assets", "nothing-like-this"], "unknown asset"),
