@@ -11,6 +11,7 @@ import difflib
 import html
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -233,9 +234,15 @@ def accept(path: Path, verdicts: Iterable[Verdict]) -> str:
 def _yaml(value: Value) -> str:
     """Six digits, on one line; YAML takes 1e-09 for a text, and 1.0e-09 for a number."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {_yaml(number)}" for name, number in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(name)}: {_yaml(number)}" for name, number in value.items()) + "}"
     digits = repr(float(f"{value:.6g}"))
     return digits if "." in digits else digits.replace("e", ".0e")
+
+
+def _key(name: str) -> str:
+    """A name as a key between braces; in quotes where YAML would take it for something else."""
+    plain = re.fullmatch(r"[A-Za-z][\w ()/-]*", name) and isinstance(yaml.safe_load(name), str)
+    return name if plain else json.dumps(name)
 
 
 def table(verdicts: Iterable[Verdict]) -> str:

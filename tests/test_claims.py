@@ -344,6 +344,16 @@ def test_accept_changes_numbers_and_nothing_else(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("name", ["add, sign flipped", "no", "1", "a: b", "{x}", 'said "he"', "flipped sign (add)"])
+def test_accept_writes_any_name_so_that_it_is_read_again(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "claims.yml"
+    order = f"order: {json.dumps(['low', name])}"
+    path.write_text(LEDGER.replace("order: [low, high]", order), encoding="utf-8")
+    records = {"01-first": {"claims": {"first.bias.order": {"value": {"low": 1.0, name: 2.0}}}}}
+    accept(path, check(load_ledger(path), records))
+    assert load_ledger(path)["first.bias.order"].value == {"low": 1.0, name: 2.0}
+
+
 @pytest.mark.parametrize(
     ("fields", "got", "words"),
     [

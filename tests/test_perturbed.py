@@ -27,7 +27,9 @@ def test_a_sign_flipped_in_contrastive_makes_reproduce_fail_and_name_the_claims(
     # To save time the copy ends where the first claims about the vector have been made.
     path = tmp_path / "book" / f"{CHAPTER}.ipynb"
     chapter = json.loads(path.read_text(encoding="utf-8"))
-    (last,) = [i for i, cell in enumerate(chapter["cells"]) if 'claim("steering.add.shift"' in "".join(cell["source"])]
+    (last,) = [
+        i for i, cell in enumerate(chapter["cells"]) if '"steering.direction.sees-jobs"' in "".join(cell["source"])
+    ]
     chapter["cells"] = chapter["cells"][: last + 1]
     path.write_text(json.dumps(chapter), encoding="utf-8")
 
@@ -39,9 +41,9 @@ def test_a_sign_flipped_in_contrastive_makes_reproduce_fail_and_name_the_claims(
 
     assert done.returncode == 1, done.stdout + done.stderr
     (missed,) = [line for line in done.stdout.splitlines() if line.startswith("claims that miss:")]
-    assert "steering.add.shift" in missed
+    assert "steering.direction.by-hand" in missed
     run = json.loads((tmp_path / "_build" / "run" / "run.json").read_text(encoding="utf-8"))
     words = {verdict["claim"]: verdict["verdict"] for verdict in run["verdicts"]}
-    assert words["steering.add.shift"] == words["steering.direction.sees-jobs"] == "misses"
-    assert words["steering.plain.per-occupation-bias"] == "holds"  # it does not depend on the vector
+    assert words["steering.direction.by-hand"] == words["steering.direction.sees-jobs"] == "misses"
+    assert words["steering.direction.share-of-length"] == "holds"  # it does not depend on the library's vector
     assert words["steering.random.correlation"] == "missing"  # the copy was cut before it
