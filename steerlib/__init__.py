@@ -20,8 +20,12 @@ from steerlib.evaluate.mentions import MentionRate, attribute_words, highlight, 
 from steerlib.evaluate.statistics import Estimate, minimum_detectable_effect, monotone, paired
 from steerlib.evaluate.tradeoff import Tradeoff, pareto, tradeoff
 from steerlib.methods.contrastive import contrastive, split_answers
+from steerlib.methods.dso import dso, sparsify
 from steerlib.methods.gradient import gradient
+from steerlib.methods.iti import iti
 from steerlib.methods.layers import LayerChoice, choose_layers, subset
+from steerlib.methods.lora import Adapter, adapted, lora
+from steerlib.methods.prompting import INSTRUCTIONS, prompting
 from steerlib.models import Model, chat, load
 from steerlib.similarity import cosines
 from steerlib.sites import Site
@@ -29,7 +33,9 @@ from steerlib.steering import Ablate, Add, Affine, Steering, capture, load_steer
 
 __version__ = "0.1.0"
 __all__ = [
+    "INSTRUCTIONS",
     "Ablate",
+    "Adapter",
     "Add",
     "Affine",
     "Capability",
@@ -44,6 +50,7 @@ __all__ = [
     "Steering",
     "SteerlibError",
     "Tradeoff",
+    "adapted",
     "attribute_words",
     "capability",
     "capture",
@@ -56,11 +63,14 @@ __all__ = [
     "data_path",
     "decision_bias",
     "distinct_n",
+    "dso",
     "fluency",
     "gradient",
     "highlight",
+    "iti",
     "load",
     "load_steering",
+    "lora",
     "mention_rate",
     "mentions",
     "minimum_detectable_effect",
@@ -71,8 +81,10 @@ __all__ = [
     "perplexity_ratio",
     "plain_text",
     "plots",
+    "prompting",
     "selection_rates",
     "sentiment",
+    "sparsify",
     "split_answers",
     "steer",
     "subset",

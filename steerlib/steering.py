@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
@@ -89,7 +90,8 @@ class Steering:
     """Operations at Sites, and where they come from. Immutable; made by a method, or by hand.
 
     operations: {Site (or its name): Add | Ablate | Affine}. provenance: facts to keep with it; the keys `architecture`,
-    `width` and `layers`, where present, must agree with a model before it is steered.
+    `width` and `layers`, where present, must agree with a model before it is steered, and `strengths`, where present, are the
+    least and the greatest strength for which it was made.
     """
 
     operations: Mapping[Site, Operation]
@@ -169,7 +171,8 @@ def steer(model: Model, steering: Steering, strength: float = 1.0, *, tokens: To
     strength: 0 is the unsteered model, to the bit; 1 what the method made. tokens: which positions are steered: "all",
     "prompt", "generated" (what the model has written), "image", or "last" (the prompt's last token). Padding never is, and
     decoding with and without a cache of keys and values writes the same. Nested `with`s act in the order written.
-    Raises SteerlibError if the steering does not fit the model.
+    Warns if the strength lies outside the range that the steering was made for. Raises SteerlibError if the steering does not
+    fit the model.
     """
     if tokens not in SCOPES:
         raise SteerlibError(f"'{tokens}' names no tokens: use {', '.join(SCOPES)}.")
@@ -178,6 +181,13 @@ def steer(model: Model, steering: Steering, strength: float = 1.0, *, tokens: To
     if tokens == "image" and _image_token(model.hf) is None:
         raise SteerlibError(f"'{model.name}' reads no pictures, so it has no image tokens to steer.")
     places = _fit(model, steering)
+    low, high = steering.provenance.get("strengths", (-math.inf, math.inf))
+    if not low <= strength <= high:
+        warnings.warn(
+            f"strength {strength:g} lies outside the range in which this steering was trained ({low:g} to {high:g}): measure what "
+            "it does there before you rely on it.",
+            stacklevel=3,
+        )
     if strength == 0:
         yield
         return

@@ -6,6 +6,7 @@ import gc
 import itertools
 import json
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import FrozenInstanceError
@@ -860,6 +861,23 @@ def test_gradients_pass_through_a_steering() -> None:
 
 
 # ---- what is refused
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.2])
+def test_a_strength_outside_the_range_of_training_is_allowed_and_said(strength: float) -> None:
+    lm = tiny.model("llama")
+    trained = Steering({SITE: Add(vector(0))}, {"strengths": [0, 1]})
+    says = rf"^strength {strength:g} lies outside the range .*trained \(0 to 1\): "
+    with pytest.warns(UserWarning, match=says) as caught, steer(lm, trained, strength):
+        steered = tiny.logits(lm)
+    assert len(caught) == 1 and Path(caught[0].filename).name == "test_steering.py"
+    with steer(lm, Steering({SITE: Add(vector(0))}), strength):  # of no known range
+        assert torch.equal(tiny.logits(lm), steered)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for inside in (0, 0.5, 1):
+            with steer(lm, trained, inside):
+                tiny.logits(lm)
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf"), None, "1", [1.0]])

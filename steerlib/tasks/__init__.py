@@ -1,5 +1,6 @@
 """Tasks: what a model is asked, in items that an evaluation scores and a method learns from."""
 
+from steerlib.tasks.coreference import SENTENCES, Sentence, coreference
 from steerlib.tasks.describe import Portrait, describe
 from steerlib.tasks.people import (
     GENDERS,
@@ -21,6 +22,7 @@ __all__ = [
     "GENDERS",
     "OCCUPATIONS",
     "PERSON_IS_MAN",
+    "SENTENCES",
     "STYLES",
     "TEMPLATES",
     "TONES",
@@ -30,8 +32,10 @@ __all__ = [
     "Person",
     "Portrait",
     "Scene",
+    "Sentence",
     "Task",
     "Template",
+    "coreference",
     "describe",
     "occupations",
     "people",

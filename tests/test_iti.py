@@ -1,0 +1,166 @@
+"""Inference-Time Intervention: what is read, which heads are chosen, and how far they are shifted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from steerlib import Add, Site, SteerlibError, capture, chat, steer
+from steerlib.methods import iti as method
+from steerlib.methods.iti import iti
+from steerlib.models import Model, Prompt
+from steerlib.sites import find, sites
+from steerlib.tasks import Item, Task
+
+JOBS = {"plumber": "man", "pilot": "man", "nurse": "woman", "maid": "woman", "cook": "man"}
+
+
+def task(options: tuple[str, ...] = (" he", " she"), groups: tuple[str, ...] = ("man", "woman")) -> Task:
+    items = [
+        Item(text.format(job), options, groups, job, 50.0, kind, str(k))
+        for job, kind in JOBS.items()
+        for k, text in enumerate(("The {} said that", "A {} was late, so", "Once a {} and"))
+    ]
+    return Task("small", tuple(items))
+
+
+def added(made: Any) -> dict[Site, Tensor]:
+    return {site: op.vector for site, op in made.operations.items() if isinstance(op, Add)}
+
+
+def answers(lm: Model, given: Task, site: Site) -> tuple[Tensor, Tensor, list[str]]:
+    """What a head hands on at the end of every answer, by a forward pass of our own; whether it is against; the job."""
+    seen: list[Tensor] = []
+    place = find(lm.hf, site)
+    assert place.start is not None
+    part = slice(place.start, place.start + place.width)
+    handle = place.module.register_forward_pre_hook(lambda m, args: seen.append(args[0][0, -1, part].clone()))
+    against, jobs = [], []
+    with torch.no_grad():
+        for item in given:
+            for option, group in zip(item.options, item.groups, strict=True):
+                lm.hf(tiny.ids(lm, f"{item.prompt}{option}"))
+                against.append(group != item.stereotype)
+                jobs.append(item.occupation)
+    handle.remove()
+    return torch.stack(seen), torch.tensor(against), jobs
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+def test_it_shifts_as_many_heads_as_asked_by_one_spread_towards_answers_against_the_stereotype(name: str) -> None:
+    lm = tiny.model(name)
+    made = iti(lm, task(), heads=5, progress=False)
+    assert len(made.operations) == 5 and set(made.operations) < set(sites(lm.hf, "head"))
+    for site, vector in added(made).items():
+        x, against, _ = answers(lm, task(), site)
+        assert vector.shape == (find(lm.hf, site).width,)
+        way = (x[against].mean(0) - x[~against].mean(0)).double()
+        way = way / way.norm()
+        torch.testing.assert_close(vector.double(), (x.double() @ way).std(correction=0) * way, atol=2e-4, rtol=1e-3)
+
+
+def test_the_heads_are_those_whose_probes_do_best_on_occupations_they_have_not_seen() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    lm = tiny.model("llama")
+    made = iti(lm, task(), heads=3, direction="probe", progress=False)
+    scores, kept = made.provenance["accuracy"], [str(site) for site in made.operations]
+    assert set(scores) == {str(site) for site in sites(lm.hf, "head")}
+    assert min(scores[site] for site in kept) >= max(score for site, score in scores.items() if site not in kept)
+    unseen = method._unseen([job for job in JOBS for _ in range(6)], 0.2, 0)
+    assert unseen.sum() == 6
+    for site, vector in added(made).items():
+        x, against, jobs = answers(lm, task(), site)
+        assert len({job for job, out in zip(jobs, unseen, strict=True) if out}) == 1
+        probe = LogisticRegression(max_iter=1000, class_weight="balanced").fit(x[~unseen].double(), against[~unseen])
+        assert scores[str(site)] == pytest.approx(probe.score(x[unseen].double(), against[unseen]), abs=1e-3)
+        cosine = torch.cosine_similarity(torch.from_numpy(probe.coef_[0]), vector.double(), dim=0)
+        assert float(cosine) > 0.999
+
+
+def test_a_head_that_holds_the_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads give noise, but for one that carries the label: it must come first, and be shifted along it."""
+    lm, planted = tiny.model("llama"), Site("head", 1, "2")
+    _, against, _ = method._answered(task())
+
+    def reading(model: Model, prompts: Any, where: Any, *, batch_size: int) -> Any:
+        rng = np.random.default_rng(0)
+        got = {site: torch.from_numpy(rng.standard_normal((len(prompts), 8))).float() for site in where}
+        got[planted][:, 3] += 10 * torch.from_numpy(against)
+        yield list(range(len(prompts))), got
+
+    monkeypatch.setattr(method, "capture", reading)
+    made = iti(lm, task(), heads=1, validation=0.4, progress=False)
+    (vector,) = added(made).values()
+    assert list(made.operations) == [planted] and made.provenance["accuracy"][str(planted)] == 1
+    assert vector.argmax() == 3 and vector[3] == pytest.approx(5.1, abs=0.4)  # the spread of two clusters 10 apart
+
+
+def test_strength_moves_the_head_and_nought_does_nothing() -> None:
+    lm = tiny.model("qwen2")
+    made, plain = iti(lm, task(), heads=4, progress=False), tiny.logits(lm)
+    site, vector = next(iter(added(made).items()))
+
+    def read() -> Tensor:
+        return torch.cat([got[site] for _, got in capture(lm, ["The nurse said"], [site])])
+
+    before = read()
+    with steer(lm, made, 0):
+        assert torch.equal(tiny.logits(lm), plain)
+    with steer(lm, made, 3):
+        torch.testing.assert_close(read() - before, 3 * vector.unsqueeze(0), atol=1e-4, rtol=1e-3)
+        assert not torch.equal(tiny.logits(lm), plain)
+    assert torch.equal(tiny.logits(lm), plain)
+
+
+def test_answers_are_given_in_text_and_in_chats_with_and_without_pictures() -> None:
+    picture = tiny.picture(1)
+    open_, begun = chat("Who?", pictures=picture), chat("Who?", "It was", pictures=picture)
+    pairs: list[tuple[Prompt, Prompt]] = [
+        ("The nurse said", "The nurse said she"),
+        (chat("Who?", "It was"), chat("Who?", "It was she")),
+        (chat("Who?"), chat("Who?", "she")),
+        (open_, chat("Who?", "she", pictures=picture)),
+        (begun, chat("Who?", "It was she", pictures=picture)),
+    ]
+    for given, expected in pairs:
+        assert method._with_answer(given, " she") == expected
+    parts = [*chat("Who?"), {"role": "assistant", "content": [{"type": "text", "text": "It was"}]}]
+    assert method._with_answer(parts, " she")[-1]["content"] == [{"type": "text", "text": "It was she"}]  # type: ignore[index]
+
+
+def test_more_than_two_groups_are_the_stereotype_against_all_others() -> None:
+    three = task((" he", " she", " they"), ("man", "woman", "both"))
+    _, against, jobs = method._answered(three)
+    assert len(jobs) == 45 and against.sum() == 30
+    assert len(iti(tiny.model("llama"), three, heads=2, progress=False).operations) == 2
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    lm = tiny.model("llama")
+    one, again = (added(iti(lm, task(), heads=4, progress=False)) for _ in range(2))
+    assert one.keys() == again.keys() and all(torch.equal(one[site], again[site]) for site in one)
+
+
+@pytest.mark.parametrize(
+    ("given", "how", "says"),
+    [
+        (task(), {"heads": 0}, "0 heads cannot be steered: these layers have 12"),
+        (task(), {"heads": 5, "layers": 1}, "5 heads cannot be steered: these layers have 4"),
+        (task(), {"direction": "svm"}, "'svm' is no direction"),
+        (task(), {"validation": 1.0}, "validation must be between 0 and 1"),
+        (task(), {"layers": "top"}, "no layers are called 'top'"),
+        (Task("one", task().items[:3]), {}, "on 1 occupation"),
+        (Task("none", ()), {}, "on 0 occupation"),
+        (task((" he", " she"), ("light", "dark")), {}, "'plumber' has no stereotype among light, dark"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(given: Task, how: dict[str, Any], says: str) -> None:
+    with pytest.raises(SteerlibError, match=says) as error:
+        iti(tiny.model("llama"), given, **{"heads": 4, "progress": False, **how})
+    assert "\n" not in str(error.value)

@@ -1,0 +1,114 @@
+"""A low-rank fine-tune at the same reward: it learns, and the model comes back as it was."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from test_dso import QUICK, fire, task
+
+from steerlib import SteerlibError, decision_bias
+from steerlib.methods.dso import dso
+from steerlib.methods.lora import Adapter, adapted, lora
+from steerlib.models import Model
+
+pytest.importorskip("peft")
+HOW = {key: value for key, value in QUICK.items() if key != "l1"}
+
+
+def modules(lm: Model) -> dict[str, tuple[int, frozenset[str]]]:
+    """Every module by its name: which object, and what hangs on it."""
+    return {name: (id(module), frozenset(vars(module))) for name, module in lm.hf.named_modules()}
+
+
+def same(a: Adapter, b: Adapter) -> bool:
+    return a.weights.keys() == b.weights.keys() and all(torch.equal(a.weights[k], b.weights[k]) for k in a.weights)
+
+
+def test_it_lowers_the_bias_within_the_with_and_leaves_the_model_as_it_was() -> None:
+    lm = tiny.fresh("qwen2")
+    weights, plain, parts = tiny.weights(lm.hf), tiny.logits(lm), modules(lm)
+    before = decision_bias(lm, task(), resamples=10).per_occupation_bias.value
+    made = lora(lm, task(), rank=2, **{**HOW, "passes": 8})
+    assert modules(lm) == parts and tiny.same_weights(lm.hf, weights) and torch.equal(tiny.logits(lm), plain)
+    with adapted(lm, made):
+        assert decision_bias(lm, task(), resamples=10).per_occupation_bias.value < 0.5 * before
+        assert not any(parameter.requires_grad for parameter in lm.hf.parameters())
+    assert modules(lm) == parts and tiny.same_weights(lm.hf, weights) and torch.equal(tiny.logits(lm), plain)
+    assert not any(parameter.requires_grad for parameter in lm.hf.parameters())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("out of memory")])
+def test_the_model_comes_back_however_it_ends(error: BaseException) -> None:
+    lm = tiny.fresh("llama")
+    made = lora(lm, task(), rank=2, **HOW)
+    weights, plain, parts = tiny.weights(lm.hf), tiny.logits(lm), modules(lm)
+    with pytest.raises(type(error)), adapted(lm, made):
+        raise error
+    assert modules(lm) == parts
+    handle = fire(lm, 14, error)
+    with pytest.raises(type(error)):
+        lora(lm, task(), rank=2, **HOW)
+    handle.remove()
+    assert modules(lm) == parts and tiny.same_weights(lm.hf, weights)
+    assert torch.equal(tiny.logits(lm), plain)
+
+
+def test_it_takes_the_steps_of_dso_on_the_same_prompts() -> None:
+    lm = tiny.model("llama")
+    tuned, steered = lora(lm, task(), rank=2, **HOW), dso(lm, task(), **QUICK)
+    one, other = tuned.provenance["history"], steered.provenance["history"]
+    assert len(one["bias"]) == len(other["bias"])
+    assert one["bias"][0] == pytest.approx(other["bias"][0], abs=1e-5)  # both start as the plain model
+    assert tuned.provenance["method"] == "lora" and tuned.provenance["rank"] == 2
+
+
+def test_shapes_are_of_the_rank_and_only_blocks_are_touched() -> None:
+    made = lora(tiny.model("llava"), task(), rank=3, **HOW)
+    assert len(made.weights) == 2 * 7 * tiny.LAYERS
+    for name, value in made.weights.items():
+        assert 3 in value.shape and value.isfinite().all(), name
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gptj"])
+def test_other_families_and_the_same_seed_give_the_same_bits(name: str) -> None:
+    lm = tiny.model(name)
+    one, again = (lora(lm, task(), rank=2, estimator="reinforce", **HOW) for _ in range(2))
+    assert same(one, again)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    lm, file = tiny.fresh("llama"), tmp_path / "run.safetensors"
+    whole = lora(lm, task(), rank=2, **HOW)
+    handle = fire(lm, 15, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        lora(lm, task(), rank=2, checkpoint=file, **HOW)
+    handle.remove()
+    assert file.is_file() and same(whole, lora(lm, task(), rank=2, checkpoint=file, **HOW))
+    with pytest.raises(SteerlibError, match="another method, places:"):
+        lora(lm, task(), rank=3, checkpoint=file, **HOW)
+
+
+def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny.model("llama")
+    made = lora(lm, task(), rank=2, **HOW)
+    parts = modules(tiny.model("gptj"))
+    with (
+        pytest.raises(SteerlibError, match="made for another network than 'tiny-gptj'"),
+        adapted(tiny.model("gptj"), made),
+    ):
+        pass
+    assert modules(tiny.model("gptj")) == parts
+    with pytest.raises(SteerlibError, match="rank of an update must be at least 1"):
+        lora(lm, task(), rank=0, **HOW)
+    with pytest.raises(SteerlibError, match="no linear maps"):  # GPT-2's projections are not nn.Linear
+        lora(tiny.model("gpt2"), task(), **HOW)
+    missing: dict[str, Any] = {"peft": None}
+    for name, value in missing.items():
+        monkeypatch.setitem(sys.modules, name, value)
+    with pytest.raises(SteerlibError, match="needs the package peft"):
+        lora(lm, task(), **HOW)

@@ -1,0 +1,46 @@
+"""The Steerings that ship: each is what its recipe says, is small, and stands in the card with its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import steerlib as sl
+
+TOOL = Path(__file__).resolve().parent.parent / "tools" / "train_steerings.py"
+
+
+def tool() -> Any:
+    """tools/train_steerings.py as a module."""
+    spec = importlib.util.spec_from_file_location("train_steerings", TOOL)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+SHIPPED = sorted(sl.data_path("steerings").glob("*.safetensors"))
+
+
+def test_there_are_no_files_but_those_of_the_recipes() -> None:
+    assert {path.stem for path in SHIPPED} <= {recipe.name for recipe in tool().RECIPES} and SHIPPED
+
+
+@pytest.mark.parametrize("recipe", tool().RECIPES, ids=lambda recipe: recipe.name)
+def test_a_steering_that_ships_is_what_its_recipe_says(recipe: Any) -> None:
+    path = sl.data_path("steerings") / f"{recipe.name}.safetensors"
+    if not path.exists():
+        pytest.skip("not made yet")
+    made = sl.load_steering(path)
+    facts = made.provenance
+    assert (facts["method"], facts["model"], facts["seed"]) == ("dso", recipe.model, recipe.seed)
+    assert facts["reward"] == recipe.reward and facts["task"].startswith(recipe.task) and facts["strengths"] == [0, 1]
+    assert len(made.operations) == 2 * facts["layers"] + 1 and path.stat().st_size < 400_000
+    card = (path.parent / "README.md").read_text(encoding="utf-8")
+    assert f"| `{path.name}` |" in card and hashlib.sha256(path.read_bytes()).hexdigest() in card
