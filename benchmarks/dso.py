@@ -2,6 +2,7 @@
 
     python benchmarks/dso.py                     # SmolLM2, some minutes on two cores
     python benchmarks/dso.py --target 0.3 --passes 3
+    python benchmarks/dso.py --chapter           # the whole training of chapter 7, in float32 and in bfloat16: wall time
 
 Every candidate trains the same vectors (an affine map after every norm) on the same prompts in the same order with the same rate,
 for the reward alone: no anchors and no weight on the divergence, since TRL's trainers have neither in this form. Each runs in a
@@ -34,6 +35,7 @@ from steerlib.methods.plan import Plan, gather
 from steerlib.sites import find, sites
 from steerlib.tasks import Task
 
+WHOLE = ("float32", "bfloat16")
 CANDIDATES = ("exact", "reinforce", "ppo", "trl-rloo", "trl-grpo")
 PLAIN = ("late", "advice", "tired", "cafe")  # wordings in plain text, so that all prompts are of like length
 
@@ -45,10 +47,20 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=4, help="the most that each may train")
     parser.add_argument("--samples", type=int, default=8, help="answers a prompt, where they are sampled")
     parser.add_argument("--rate", type=float, default=1e-3, help="the learning rate at first")
-    parser.add_argument("--only", choices=CANDIDATES, help=argparse.SUPPRESS)
+    parser.add_argument("--chapter", action="store_true", help="time the training of chapter 7 instead")
+    parser.add_argument("--only", choices=(*CANDIDATES, *WHOLE), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.only:
-        print(json.dumps(measure(given)))
+        print(json.dumps(chapter(given) if given.only in WHOLE else measure(given)))
+        return
+    if given.chapter:
+        print(f"{given.model}, the training of chapter 7, torch {torch.__version__}, {torch.get_num_threads()} threads")
+        done = {name: run(name) for name in WHOLE}
+        for name, one in done.items():
+            ratio = one["seconds"] / done["float32"]["seconds"]
+            print(
+                f"  {name:10} {one['seconds']:6.0f} s {ratio:6.2f} {one['memory']:6.2f} GB, validation bias {one['bias']}"
+            )
         return
     print(f"{given.model}, target {given.target}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"  {'':10} {'steps':>6} {'CPU s':>8} {'ratio':>6} {'memory':>8} {'ratio':>6} {'last bias':>10}")
@@ -80,12 +92,18 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     items = [item for item in sl.tasks.pronoun("train").ambiguous if item.template in PLAIN]
     names = sorted({item.occupation for item in items})[::3][:12]
     task = Task("pronoun", tuple(item for item in items if item.occupation in names))
-    how = Plan("occupation", "exact", given.samples, given.passes, 24, given.rate, 0.0, None, 0.0, 0, "float32")
+    how = Plan("occupation", "exact", given.samples, given.passes, 24, None, given.rate, 0.0, None, 0.0, 0, "float32")
     start = time.process_time()
     if given.only.startswith("trl"):
         biases, measuring = trl(lm, task, how, given.only.removeprefix("trl-"))
     else:
-        options = {"samples": given.samples, "passes": given.passes, "batch_size": 24, "learning_rate": given.rate}
+        options = {
+            "samples": given.samples,
+            "passes": given.passes,
+            "batch_size": 24,
+            "together": None,
+            "learning_rate": given.rate,
+        }
         made = dso(
             lm, task, anchors=(), estimator=given.only, l1=0.0, eps=None, kl_weight=0.0, progress=False, **options
         )
@@ -97,9 +115,28 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     return {
         "steps": reached or len(biases),
         "seconds": seconds * reached / len(biases) if reached else None,
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6),
+        "memory": peak(),
         "bias": means[-1],
     }
+
+
+def chapter(given: argparse.Namespace) -> dict[str, Any]:
+    """The training of chapter 7: its wall time with loading, the largest memory, and the bias on validation items before and after."""
+    start = time.perf_counter()
+    lm = sl.load(given.model, device="cpu")
+    train = sl.tasks.pronoun("train", templates=sl.tasks.TRAINING_TEMPLATES)
+    made = dso(lm, train, passes=1, dtype=given.only, progress=False)
+    seconds, memory = time.perf_counter() - start, peak()
+    items, biases = sl.tasks.pronoun("validation").ambiguous, []
+    for strength in (0.0, 1.0):
+        with sl.steer(lm, made, strength):
+            biases.append(f"{sl.decision_bias(lm, items).per_occupation_bias.value:.3f}")
+    return {"seconds": seconds, "memory": memory, "bias": " -> ".join(biases)}
+
+
+def peak() -> float:
+    """The largest memory of this process so far, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 
 def trl(lm: sl.Model, task: Task, plan: Plan, kind: str) -> tuple[list[float], float]:
@@ -113,7 +150,9 @@ def trl(lm: sl.Model, task: Task, plan: Plan, kind: str) -> tuple[list[float], f
     order = [
         i
         for number in range(plan.passes)
-        for part in learn.batches(occupation, plan.batch_size, np.random.default_rng([plan.seed, 0, number]))
+        for part in learn.batches(
+            occupation, plan.batch_size, plan.together, np.random.default_rng([plan.seed, 0, number])
+        )
         for i in part
     ]
     ends = {lm.tokens(prompts[0], option)[-1]: group for option, group in zip(task.items[0].options, data.groups)}

@@ -18,7 +18,7 @@ from steerlib.methods import reward as learn
 from steerlib.methods.checkpoint import Run
 from steerlib.methods.dso import dso, sparsify
 from steerlib.methods.plan import Plan, gather
-from steerlib.methods.training import STUCK, _adam, _refuse_collapse
+from steerlib.methods.training import STUCK, _adam, _apart, _refuse_collapse
 from steerlib.models import Model
 from steerlib.sites import sites
 from steerlib.tasks import Item, Task
@@ -224,14 +224,36 @@ def test_divergence_is_that_of_the_formula_and_of_steered_from_base() -> None:
     assert (learn.divergence([said], [said]).abs() < 1e-7).all()
 
 
-def test_batches_hold_occupations_whole_and_every_question_once() -> None:
+def test_a_step_s_divergence_is_the_mean_of_questions_anchors_their_tokens_and_their_decisions() -> None:
+    said, base = ([policy(n, 9, seed + n) for n in (1, 1, 3, 4)] for seed in (0, 10))
+    held, kept = policy(2, 3, 20), policy(2, 3, 21)
+    kl = [torch.nn.functional.kl_div(b, a, log_target=True, reduction="none").sum(-1) for a, b in zip(said, base)]
+    decided = torch.nn.functional.kl_div(kept, held, log_target=True, reduction="none").sum(-1).mean()
+    parts = [(kl[0][-1] + kl[1][-1]) / 2, (kl[2][-1] + kl[3][-1]) / 2, (kl[2].mean() + kl[3].mean()) / 2, decided]
+    torch.testing.assert_close(_apart(said, base, 2, held, kept), sum(parts[1:], parts[0]) / 4)
+    none = torch.zeros(2, 3)  # plain prompts, which hold no decision
+    torch.testing.assert_close(_apart(said, base, 2, none, none), sum(parts[1:3], parts[0]) / 3)
+    torch.testing.assert_close(_apart(said[:2], base[:2], 2, none[:0], none[:0]), parts[0])
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_batches_hold_a_few_questions_of_many_occupations_and_every_one_once(together: int) -> None:
+    occupation = [o for o in range(6) for _ in range(5)]
+    found = learn.batches(occupation, 10, together, np.random.default_rng(0))
+    assert sorted(i for batch in found for i in batch) == list(range(30))
+    assert max(map(len, found)) <= 10
+    first = [occupation[i] for batch in found for i in batch][: 6 * together]
+    assert sorted(first) == [o for o in range(6) for _ in range(together)]  # everybody once before anybody again
+
+
+def test_batches_hold_occupations_whole_if_told_to() -> None:
     occupation = [o for o in range(6) for _ in range(5)] + [6] * 30
-    found = learn.batches(occupation, 12, np.random.default_rng(0))
+    found = learn.batches(occupation, 12, None, np.random.default_rng(0))
     assert sorted(i for batch in found for i in batch) == list(range(60))
     assert max(map(len, found)) <= 12
     for o in range(6):
         assert len({n for n, batch in enumerate(found) for i in batch if occupation[i] == o}) == 1
-    assert found != learn.batches(occupation, 12, np.random.default_rng(1))
+    assert found != learn.batches(occupation, 12, None, np.random.default_rng(1))
 
 
 def test_adam_is_pytorch_s() -> None:
@@ -454,7 +476,7 @@ def test_unequal_samples_and_missing_anchors_are_allowed_and_said() -> None:
     fewer = replace(whole, items=whole.items[2:])
     with pytest.warns(UserWarning, match="unequal samples .2 on 'plumber', 4 on '.*weighted"):
         dso(lm, fewer, **QUICK)
-    plan = Plan("occupation", "exact", 2, 1, 8, 0.1, 0.0, 1.0, None, 0, "float32")
+    plan = Plan("occupation", "exact", 2, 1, 8, 2, 0.1, 0.0, 1.0, None, 0, "float32")
     with pytest.warns(UserWarning, match="unequal samples"):
         data = gather(lm, fewer, None, plan)
     about = torch.tensor([question.occupation for question in data.asked])
@@ -485,6 +507,7 @@ def test_plain_prompts_can_be_anchors() -> None:
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"passes": 0}, "passes must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"together": 0}, "together must be at least 1, not 0"),
         ({"estimator": "reinforce", "samples": 1}, "samples must be at least 2"),
         ({"estimator": "grpo"}, "'grpo' is no estimator"),
         ({"reward": "gap"}, "'gap' is no reward"),

@@ -7,7 +7,7 @@ import pytest
 
 from steerlib import SteerlibError
 from steerlib.tasks import OCCUPATIONS, PERSON_IS_MAN, Template, occupations, pronoun
-from steerlib.tasks.pronoun import GROUPS, TEMPLATES, WORDS
+from steerlib.tasks.pronoun import GROUPS, TEMPLATES, TRAINING_TEMPLATES, WORDS
 
 
 def test_occupations_are_many_sourced_and_agree_with_their_shares() -> None:
@@ -51,6 +51,19 @@ def test_held_out_wordings_are_only_in_the_test_split() -> None:
     for split in ("train", "validation"):
         assert not held_out & {item.template for item in pronoun(split)}
     assert held_out <= {item.template for item in pronoun("test")}
+
+
+def test_training_wordings_are_more_than_the_usual_ones_and_none_is_held_out() -> None:
+    new = [t for t in TRAINING_TEMPLATES if t not in TEMPLATES]
+    assert sum(not t.unambiguous for t in new) == 7 and sum(t.unambiguous for t in new) == 4
+    assert not any(t.held_out for t in TRAINING_TEMPLATES)
+    assert len({t.name for t in (*TEMPLATES, *new)}) == len(TEMPLATES) + len(new)
+    # nothing that a held-out wording asks is asked here in nearly the same words
+    last = {t.name: (t.answer or t.text).split()[-3:] for t in (*TEMPLATES, *new)}
+    assert all(last[t.name] != last[h.name] for t in new for h in TEMPLATES if h.held_out)
+    assert {item.template for item in pronoun("train", templates=TRAINING_TEMPLATES)} == {
+        t.name for t in TRAINING_TEMPLATES
+    }
 
 
 def test_ambiguous_items_say_no_gender_and_unambiguous_ones_say_the_right_one() -> None:

@@ -38,18 +38,23 @@ class Recipe:
     task: str
     seed: int
     reward: Reward = "occupation"
+    few: bool = False
 
     @property
     def name(self) -> str:
-        return f"dso-{self.model}-{self.task}-{'per-prompt-' if self.reward == 'prompt' else ''}{self.seed}"
+        kind = "few-" if self.few else "per-prompt-" if self.reward == "prompt" else ""
+        return f"dso-{self.model}-{self.task}-{kind}{self.seed}"
 
     def items(self) -> Task:
-        return sl.tasks.pronoun("train") if self.task == "pronoun" else sl.tasks.who_is("train", scenes=2)
+        if self.task == "pronoun":
+            return sl.tasks.pronoun("train") if self.few else pronouns()
+        return sl.tasks.who_is("train", scenes=2)
 
     def options(self) -> dict[str, Any]:
-        """What differs from the defaults. Two words share all of what this model may answer about two pictures, so that to make
-        them equally likely is already far from what it said before."""
-        return {"eps": 0.2, "passes": 3} if self.pictured else {}
+        """What differs from the defaults. The one that shows how a reward is fooled sees an occupation only as a whole."""
+        if self.task == "pronoun":
+            return {} if self.few else ONCE
+        return {"passes": 3, "eps": 0.3} if self.pictured else {"together": None, "eps": 0.05}
 
     @property
     def pictured(self) -> bool:
@@ -64,10 +69,18 @@ class Recipe:
         return Task("unambiguous", (*self.items().unambiguous.items, *text))
 
 
+def pronouns() -> Task:
+    """The training occupations in all the wordings that training may use."""
+    return sl.tasks.pronoun("train", templates=sl.tasks.TRAINING_TEMPLATES)
+
+
+ONCE: dict[str, Any] = {"passes": 1}  # over so many wordings
+
 RECIPES = (
     Recipe("smollm2", "pronoun", 0),
     Recipe("smollm2", "pronoun", 1),
     Recipe("smollm2", "pronoun", 2),
+    Recipe("smollm2", "pronoun", 0, few=True),  # half of the wordings, twice: chapter 7
     Recipe("smollm2", "pronoun", 0, "prompt"),
     Recipe("smollm2", "pronoun", 1, "prompt"),
     Recipe("smollm2", "pronoun", 2, "prompt"),
@@ -86,7 +99,7 @@ CARD = """\
 Affine steerings of every norm, made by Direct Steering Optimization (`steerlib.dso`), so that the chapters can show what other
 seeds and rewards give without training for as long again.
 
-| file | model | task | reward | seed | bias of the first pass, of the last | SHA-256 |
+| file | model | task | reward | seed | bias in the first third of the steps, in the last | SHA-256 |
 |---|---|---|---|---|---|---|
 {rows}
 
@@ -94,14 +107,23 @@ seeds and rewards give without training for as long again.
 versions, and bias, divergence and anchor accuracy at every step of training. Read one with `steerlib.load_steering`.
 
 **How made.** `python tools/train_steerings.py`, with the versions in requirements.lock, in float32 on a processor, one thread. The
-settings are `dso`'s defaults of that day; they stand in each file. Training items only (see occupations.csv for the split). The
-per-prompt steerings of smol-llava have eps 0.2 and three passes, since two words share all that it may answer about two pictures,
-and are held on unambiguous prompts without pictures as well, since without them its plain text suffers. The first was set after a run
-with eps 0.05 and two passes had been looked at on validation and test items, and had removed a third of the test bias.
+settings are `dso`'s defaults of that day, but for what the script sets; they stand in each file. Training items only (see
+occupations.csv for the split), in fourteen ambiguous wordings; those with `few` in their name saw seven of them, twice. The
+per-prompt steerings of smol-llava made three passes, and are held on unambiguous prompts without pictures as well, since without
+them its plain text suffers.
+
+**How the settings were chosen.** On validation items. Two earlier recipes had been looked at on test items, too. One, with eps 0.05,
+seven wordings and whole occupations in a step, removed 55 % of SmolLM2's bias in wordings that it had not seen, and a third to a half
+of smol-llava's. The other, with what `dso` does now but for the anchors' decisions, which it did not hold, lost eleven points of
+accuracy on unambiguous test items. Both led to what is done now; the numbers of the chapters are those of the last recipe alone.
 
 **Limits.** Each is for one model: another one is refused. It makes the model's choice between two options fairer on questions like
 those it was trained on, for two genders, in English. It does not make the model fair, and elsewhere it may do nothing or harm; chapters
 7 to 9 show what was measured. The bias in the table is that of the training questions, and flatters.
+
+`lora-smollm2-pronoun-0.json` has the numbers of a LoRA fine-tune (`steerlib.lora`) with the reward, the questions, the constraint
+and the steps of `dso-smollm2-pronoun-0`, beside those of that steering and of the plain model, on test occupations in held-out
+wordings. The fine-tune itself is not kept.
 
 `dso-smol-llava-who-is-0` is a warning and no tool: rewarded per occupation, it learned to answer "the first" to nearly every
 question. Each pair is shown in both orders, so that its Per-Occupation Bias is almost 0; it is fair because it no longer looks.
@@ -154,26 +176,35 @@ def runs() -> Path:
 
 
 def tune() -> None:
-    """Train the fine-tune, and write what it does to test and validation items."""
+    """Train the fine-tune, and write what it does to test items, beside the plain model and the steering of the same seed."""
     torch.set_num_threads(1)
     lm, start = sl.load("smollm2", device="cpu"), time.perf_counter()
-    plain = sl.perplexity(lm).value
     checkpoint = runs() / f"{TUNED}.safetensors"
-    made = sl.lora(lm, sl.tasks.pronoun("train"), checkpoint=checkpoint)
+    made = sl.lora(lm, pronouns(), checkpoint=checkpoint, **ONCE)
     print(f"trained {TUNED} after {time.perf_counter() - start:.0f} s")
     facts = {
         key: made.provenance[key] for key in ("rank", "passes", "batch_size", "learning_rate", "eps", "reward", "seed")
     }
     numbers: dict[str, Any] = {**facts, "parameters": sum(value.numel() for value in made.weights.values())}
+    numbers["unsteered"] = measured(lm)
+    with sl.steer(lm, sl.load_steering(FOLDER / "dso-smollm2-pronoun-0.safetensors")):
+        numbers["DSO"] = measured(lm)
     with sl.adapted(lm, made):
-        numbers["perplexity_ratio"] = sl.perplexity(lm).value / plain
-        for split in ("validation", "test"):
-            bias = sl.decision_bias(lm, sl.tasks.pronoun(split))
-            names = ("per_occupation_bias", "stereotype_gap", "per_prompt_bias", "correlation", "unambiguous_accuracy")
-            numbers[split] = {name: asdict(getattr(bias, name)) for name in names}
+        numbers["LoRA"] = measured(lm)
     checkpoint.unlink()
     path = FOLDER / f"{TUNED}.json"
     path.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def measured(lm: sl.Model) -> dict[str, Any]:
+    """The model as it is now, on test occupations in held-out wordings."""
+    held_out = [template for template in sl.tasks.TEMPLATES if template.held_out]
+    bias = sl.decision_bias(lm, sl.tasks.pronoun("test", templates=held_out))
+    names = ("per_occupation_bias", "per_prompt_bias", "unambiguous_accuracy")
+    told = bias.frame.dropna(subset="answer")
+    right = told["p_man"].where(told["answer"] == "man", 1 - told["p_man"]).mean()
+    numbers = {name: asdict(getattr(bias, name)) for name in names}
+    return {**numbers, "right_pronoun": float(right), "perplexity": sl.perplexity(lm).value}
 
 
 def write_card() -> None:
@@ -182,7 +213,7 @@ def write_card() -> None:
         path = FOLDER / f"{recipe.name}.safetensors"
         if path.exists():
             facts = sl.load_steering(path).provenance
-            bias, each = facts["history"]["bias"], len(facts["history"]["bias"]) // facts["passes"]
+            bias, each = facts["history"]["bias"], len(facts["history"]["bias"]) // 3
             first, last = (sum(part) / each for part in (bias[:each], bias[-each:]))
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             what = f"`{path.name}` | {recipe.model} | {recipe.task} | per {recipe.reward} | {recipe.seed}"

@@ -4,10 +4,11 @@
 
     maximise  E[r(y)] - l1 (|a|_1 + |b|_1)   subject to   KL(steered || base) <= eps
 
-r is the reward of `steerlib.methods.reward`. The divergence is over the whole vocabulary, a third of it each: of the answers to
-the ambiguous prompts, of those to anchors, on which nothing should change, and of every token of the anchors. Source: Monteiro
-Paes et al., arXiv 2512.15926, section 4. Conventional rather than mathematical: see `steerlib.methods.training`. Ours: the
-expectation summed over the options in place of samples, the reward per prompt, and anchors that are held at every token.
+r is the reward of `steerlib.methods.reward`. The divergence is a mean of four: over the whole vocabulary, of the answers to the
+ambiguous prompts, of those to anchors, on which nothing should change, and of every token of the anchors; and of the anchors'
+decisions between their options, which would hardly count among all words. Source: Monteiro Paes et al., arXiv 2512.15926,
+section 4. Conventional rather than mathematical: see `steerlib.methods.training`. Ours: the expectation summed over the options
+in place of samples, the reward per prompt, and anchors that are held at every token and in their decisions.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ def dso(
     samples: int = 8,
     passes: int = 2,
     batch_size: int = 16,
+    together: int | None = 2,
     learning_rate: float = 1e-3,
     l1: float = 1e-5,
-    eps: float | None = 0.05,
+    eps: float | None = 0.2,
     kl_weight: float | None = None,
     seed: int = 0,
     dtype: Dtype = "float32",
@@ -54,7 +56,9 @@ def dso(
     anchors: what is to stay as it is, a Task or prompts; None takes the task's own unambiguous items, () none at all.
     where: sites; None means every norm of the text decoder. reward: -1 for the group that an "occupation", or each single
     "prompt", gets most often. estimator: "reinforce" and "ppo" draw `samples` answers a prompt, "exact" sums over the options.
-    passes: over the ambiguous prompts; batch_size: of them in a step, with a quarter as many anchors. learning_rate: of Adam, at
+    passes: over the ambiguous prompts; batch_size: of them in a step, with a quarter as many anchors. together: how many prompts of
+    an occupation share a step, from which its majority is read: with few of them a step sees many occupations, and wordings cannot
+    make up for each other; None keeps an occupation whole. learning_rate: of Adam, at
     first. l1: what the size of a and b costs. eps: the divergence allowed, in nats; kl_weight: a fixed weight in its place.
     dtype: "bfloat16" runs the network in it, for processors that have it; a and b stay float32. checkpoint: a file, written at
     every step, from which a run that was stopped goes on to the same bits. progress: show a bar.
@@ -63,7 +67,9 @@ def dso(
     divergence and anchor accuracy. Raises SteerlibError on input that cannot be learned from, on a checkpoint of another
     training, and when the numbers stop being finite or the model is being destroyed.
     """
-    plan = Plan(reward, estimator, samples, passes, batch_size, learning_rate, l1, eps, kl_weight, seed, dtype)
+    plan = Plan(
+        reward, estimator, samples, passes, batch_size, together, learning_rate, l1, eps, kl_weight, seed, dtype
+    )
     data = gather(model, task, anchors, plan)
     chosen = sites.sites(model.hf, "norm") if where is None else list(where)
     widths = {site: sites.find(model.hf, site).width for site in chosen}

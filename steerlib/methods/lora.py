@@ -53,8 +53,9 @@ def lora(
     samples: int = 8,
     passes: int = 2,
     batch_size: int = 16,
+    together: int | None = 2,
     learning_rate: float = 1e-3,
-    eps: float | None = 0.05,
+    eps: float | None = 0.2,
     kl_weight: float | None = None,
     seed: int = 0,
     dtype: Dtype = "float32",
@@ -68,7 +69,9 @@ def lora(
     """
     if rank < 1:
         raise SteerlibError(f"the rank of an update must be at least 1, not {rank}.")
-    plan = Plan(reward, estimator, samples, passes, batch_size, learning_rate, 0.0, eps, kl_weight, seed, dtype)
+    plan = Plan(
+        reward, estimator, samples, passes, batch_size, together, learning_rate, 0.0, eps, kl_weight, seed, dtype
+    )
     data = gather(model, task, anchors, plan)
     with _injected(model, rank, seed) as learned:
         for value in learned.values():

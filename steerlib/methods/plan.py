@@ -1,6 +1,6 @@
 """What a training is given: how to train, and on what, read once and asked once of the model as it is.
 
-Every step has some questions, whole occupations at a time, and a quarter as many anchors, on which the model is to stay as it was.
+Every step has some questions, a few of each occupation in it, and a quarter as many anchors, on which the model is to stay as it was.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Plan:
     samples: int
     passes: int
     batch_size: int
+    together: int | None
     learning_rate: float
     l1: float
     eps: float | None
@@ -61,6 +62,8 @@ class Plan:
         for name, least in (("passes", 1), ("batch_size", 1), ("samples", 1 if self.estimator == "exact" else 2)):
             if getattr(self, name) < least:
                 raise SteerlibError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+        if self.together is not None and self.together < 1:
+            raise SteerlibError(f"together must be at least 1, not {self.together}, or None for a whole occupation.")
         if not self.learning_rate > 0:
             raise SteerlibError(f"learning_rate must be above 0, not {self.learning_rate}.")
         for name in ("l1", "kl_weight"):
@@ -136,7 +139,7 @@ def _turns(asked: Sequence[Question], plan: Plan) -> list[list[int]]:
     parts = [
         part
         for number in range(plan.passes)
-        for part in batches(occupation, plan.batch_size, np.random.default_rng([plan.seed, 0, number]))
+        for part in batches(occupation, plan.batch_size, plan.together, np.random.default_rng([plan.seed, 0, number]))
     ]
     return [parts[step // 2] for step in range(len(parts))] if plan.estimator == "ppo" else parts
 

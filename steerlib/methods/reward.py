@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
@@ -182,20 +183,22 @@ def divergence(said: Sequence[Tensor], base: Sequence[Tensor]) -> Tensor:
     return torch.stack([(a.exp() * (a - b)).sum(-1).mean() for a, b in zip(said, base, strict=True)])
 
 
-def batches(occupation: Sequence[int], size: int, rng: np.random.Generator) -> list[list[int]]:
-    """Questions in batches of about `size` that hold occupations whole, so that a batch shows what each one's majority is.
+def batches(occupation: Sequence[int], size: int, together: int | None, rng: np.random.Generator) -> list[list[int]]:
+    """Questions in batches of about `size`, each occupation's dealt at random into equal parts of at most `together`.
 
-    An occupation with more than `size` questions is dealt into equal parts at random.
+    Every occupation has its turn before one comes again. None keeps an occupation whole where it fits into a batch.
     """
-    parts: list[list[int]] = []
+    most = min(size, together or size)
+    dealt: list[list[list[int]]] = []
     for name in sorted(set(occupation)):
         own = rng.permutation([i for i, o in enumerate(occupation) if o == name])
-        parts += [part.tolist() for part in np.array_split(own, -(-len(own) // size))]
+        dealt.append([part.tolist() for part in np.array_split(own, -(-len(own) // most))])
     found: list[list[int]] = [[]]
-    for p in rng.permutation(len(parts)):
-        if found[-1] and len(found[-1]) + len(parts[p]) > size:
-            found.append([])
-        found[-1] += parts[p]
+    for turn in zip_longest(*dealt, fillvalue=[]):
+        for part in (turn[p] for p in rng.permutation(len(turn))):
+            if found[-1] and len(found[-1]) + len(part) > size:
+                found.append([])
+            found[-1] += part
     return found
 
 

@@ -70,11 +70,12 @@ def fit(
             held = [i % len(data.anchors) for i in range(first, first + plan.anchors)] if data.anchors else []
             anchors, k = [data.anchors[i] for i in held], len(part)
             with torch.autocast(model.device.type, torch.bfloat16, enabled=plan.dtype == "bfloat16"):
-                base = [data.base[i].to(model.device) for i in part] + _before(model, anchors, data, plan, learned)
+                kept, held_base = _before(model, anchors, data, plan, learned)
+                base = [*(data.base[i].to(model.device) for i in part), *held_base]
                 log_p, said = ask(
                     model, [*(data.asked[i] for i in part), *anchors], len(data.groups), batch_size=plan.batch_size
                 )
-            policy, kl = log_p[:k], _apart(said, base, k)
+            policy, kl = log_p[:k], _apart(said, base, k, log_p[k:], kept)
             about = torch.tensor([data.asked[i].occupation for i in part], device=log_p.device)
             reward = rewards(
                 policy, about if plan.reward == "occupation" else torch.arange(len(part), device=about.device)
@@ -102,25 +103,30 @@ def fit(
     return run.history
 
 
-def _apart(said: Sequence[Tensor], base: Sequence[Tensor], asked: int) -> Tensor:
-    """The divergence of a step: in the mean of what the questions are answered, what anchors are, and every token of anchors."""
+def _apart(said: Sequence[Tensor], base: Sequence[Tensor], asked: int, held: Tensor, kept: Tensor) -> Tensor:
+    """The divergence of a step: the mean of that of the answers to questions, to anchors, of every token of anchors, and of the
+    decisions of anchors, held and kept (anchors, groups), however seldom any option is said."""
     answers = divergence([a[-1:] for a in said], [b[-1:] for b in base])
-    parts = [answers[:asked], answers[asked:], divergence(said[asked:], base[asked:])] if said[asked:] else [answers]
+    parts = [answers[:asked]]
+    if said[asked:]:
+        parts += [answers[asked:], divergence(said[asked:], base[asked:])]
+    if kept.any():  # some have options
+        parts.append((held.exp() * (held - kept)).sum(-1))
     return torch.stack([part.mean() for part in parts]).mean()
 
 
 def _before(
     model: Model, anchors: list[Question], data: Data, plan: Plan, learned: Mapping[str, Tensor]
-) -> list[Tensor]:
-    """What the model says on anchors while everything that is learned is 0, which is to say: what it said before."""
+) -> tuple[Tensor, list[Tensor]]:
+    """What the model answers on anchors, as `ask`, while everything that is learned is 0: what it said before."""
     if not anchors:
-        return []
+        return torch.zeros(0, len(data.groups), device=model.device), []
     with torch.no_grad():
         now = [value.clone() for value in learned.values()]
         for value in learned.values():
             value.zero_()
         try:
-            return ask(model, anchors, len(data.groups), batch_size=plan.batch_size)[1]
+            return ask(model, anchors, len(data.groups), batch_size=plan.batch_size)
         finally:
             for value, kept in zip(learned.values(), now, strict=True):
                 value.copy_(kept)

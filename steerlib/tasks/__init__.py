@@ -14,7 +14,7 @@ from steerlib.tasks.people import (
     scene,
     side_by_side,
 )
-from steerlib.tasks.pronoun import TEMPLATES, Template, pronoun
+from steerlib.tasks.pronoun import TEMPLATES, TRAINING_TEMPLATES, Template, pronoun
 from steerlib.tasks.task import Item, Task, occupations
 from steerlib.tasks.who_is import PairItem, Person, who_is
 
@@ -27,6 +27,7 @@ __all__ = [
     "TEMPLATES",
     "TONES",
     "TONE_GROUPS",
+    "TRAINING_TEMPLATES",
     "Item",
     "PairItem",
     "Person",

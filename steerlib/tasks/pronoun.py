@@ -120,6 +120,37 @@ TEMPLATES = (
 )
 """Ten ambiguous wordings (three held out) and seven unambiguous ones (two held out)."""
 
+TRAINING_TEMPLATES = (
+    *(template for template in TEMPLATES if not template.held_out),
+    Template("bus", "The {occupation} missed the bus, but luckily"),
+    Template("phone", "When the phone rang, the {occupation} hoped that"),
+    Template("street", "Everybody in the street knows the {occupation}, because"),
+    Template("neighbour", "My neighbour is {an_occupation}. On Sundays"),
+    Template(
+        "letter",
+        "Write the first lines of a letter about {an_occupation}.",
+        "Yesterday I met {an_occupation}. It surprised me that",
+    ),
+    Template(
+        "home",
+        "Describe the home of {an_occupation}.",
+        "Three coats hang in the hall. The {occupation} bought them when",
+    ),
+    Template("keys", "What did the {occupation} forget?", "The {occupation} forgot the keys when"),
+    Template("weekend", "My {relative} works as {an_occupation}. At weekends"),
+    Template("met", "Yesterday I met a {person} who is {an_occupation}. It turned out that"),
+    Template(
+        "town",
+        "My {kin} is {an_occupation}. Tell me more about this {person}.",
+        "The {occupation} grew up in a small town, where",
+    ),
+    Template(
+        "coffee", "Say something about a {person} who became {an_occupation}.", "The {occupation} drank a coffee before"
+    ),
+)
+"""Those that are not held out, seven more ambiguous ones and four more unambiguous ones: what is trained on a few sentences
+learns the sentences."""
+
 
 def pronoun(
     split: str = "test", *, templates: Sequence[Template] = TEMPLATES, people: pd.DataFrame | None = None
