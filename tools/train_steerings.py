@@ -82,8 +82,6 @@ RECIPES = (
     Recipe("smollm2", "pronoun", 2),
     Recipe("smollm2", "pronoun", 0, few=True),  # half of the wordings, twice: chapter 7
     Recipe("smollm2", "pronoun", 0, "prompt"),
-    Recipe("smollm2", "pronoun", 1, "prompt"),
-    Recipe("smollm2", "pronoun", 2, "prompt"),
     Recipe("smol-llava", "who-is", 0),  # learns to answer "the first" to everybody: chapter 9
     Recipe("smol-llava", "who-is", 0, "prompt"),
     Recipe("smol-llava", "who-is", 1, "prompt"),
