@@ -30,11 +30,11 @@ import torch
 from torch import nn
 
 import steerlib as sl
-from steerlib.methods import reward as learn
 from steerlib.methods.dso import dso
-from steerlib.methods.plan import Plan, gather
-from steerlib.sites import find, sites
+from steerlib.models.sites import find, sites
 from steerlib.tasks import Task
+from steerlib.training import reward as learn
+from steerlib.training.config import Plan, gather
 
 WHOLE = ("float32", "bfloat16")
 CANDIDATES = ("exact", "reinforce", "ppo", "trl-rloo", "trl-grpo")

@@ -1,8 +1,9 @@
 """Steering language and vision-language models away from social bias while they run, with no retraining."""
 
-from steerlib import controls, plots, tasks
+from steerlib import plots, tasks
 from steerlib.assets import data_path
-from steerlib.claims import claim
+from steerlib.baselines.lora import Adapter, adapted, lora
+from steerlib.baselines.prompting import INSTRUCTIONS, prompting
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.capability import Capability, capability
 from steerlib.evaluate.decisions import DecisionBias, decision_bias, selection_rates
@@ -16,20 +17,24 @@ from steerlib.evaluate.language import (
     plain_text,
     sentiment,
 )
+from steerlib.evaluate.layers import LayerChoice, choose_layers
 from steerlib.evaluate.mentions import MentionRate, attribute_words, highlight, mention_rate, mentions
 from steerlib.evaluate.statistics import Estimate, minimum_detectable_effect, monotone, paired
 from steerlib.evaluate.tradeoff import Tradeoff, pareto, tradeoff
 from steerlib.methods.contrastive import contrastive, split_answers
-from steerlib.methods.dso import dso, sparsify
+from steerlib.methods.dso import dso
 from steerlib.methods.gradient import gradient
 from steerlib.methods.iti import iti
-from steerlib.methods.layers import LayerChoice, choose_layers, subset
-from steerlib.methods.lora import Adapter, adapted, lora
-from steerlib.methods.prompting import INSTRUCTIONS, prompting
-from steerlib.models import Model, chat, load
-from steerlib.similarity import cosines
-from steerlib.sites import Site
-from steerlib.steering import Ablate, Add, Affine, Steering, capture, load_steering, steer
+from steerlib.models.load import load
+from steerlib.models.model import Model
+from steerlib.models.prompts import chat
+from steerlib.models.sites import Site
+from steerlib.reproduce.claims import claim
+from steerlib.steering import controls
+from steerlib.steering.apply import steer
+from steerlib.steering.capture import capture
+from steerlib.steering.edits import cosines, sparsify, subset
+from steerlib.steering.operations import Ablate, Add, Affine, Steering, load_steering
 
 __version__ = "0.1.0"
 __all__ = [

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reproduce(chosen: argparse.Namespace) -> int:
-    from steerlib.reproduce import find_root, literal, reproduce
+    from steerlib.reproduce.run import find_root, literal, reproduce
 
     values = {}
     for name, text in chosen.parameter:
@@ -59,8 +59,8 @@ def _reproduce(chosen: argparse.Namespace) -> int:
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    from steerlib.claims import accept, check, table
-    from steerlib.reproduce import choose, find_root, notebooks, read_ledger, read_records
+    from steerlib.reproduce.claims import accept, check, table
+    from steerlib.reproduce.run import choose, find_root, notebooks, read_ledger, read_records
 
     root = find_root()
     names = choose(chosen.chapters, notebooks(root))
@@ -77,8 +77,8 @@ def _check(chosen: argparse.Namespace) -> int:
 
 
 def _book(chosen: argparse.Namespace) -> int:
-    from steerlib.book import build
-    from steerlib.reproduce import find_root, notebooks, read_ledger, read_records
+    from steerlib.reproduce.pages import build
+    from steerlib.reproduce.run import find_root, notebooks, read_ledger, read_records
 
     root = find_root()
     print(f"the book: {build(root, read_ledger(root), read_records(root), notebooks(root))}")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from steerlib.claims import accept, check, claim, judge, table
 from steerlib.errors import SteerlibError
-from steerlib.ledger import Claim, Measured, expected, load_ledger, meets, sentence, show
+from steerlib.reproduce.claims import accept, check, claim, judge, table
+from steerlib.reproduce.ledger import Claim, Measured, expected, load_ledger, meets, sentence, show
 
 ENTRY = {
     "id": "first.bias.before",

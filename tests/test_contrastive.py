@@ -9,9 +9,10 @@ import pytest
 import tiny
 import torch
 
-from steerlib import Ablate, Add, Affine, Steering, SteerlibError, capture, chat, contrastive, controls, sites, steer
+from steerlib import Ablate, Add, Affine, Steering, SteerlibError, capture, chat, contrastive, controls, steer
 from steerlib.methods.contrastive import split_answers
-from steerlib.sites import Site
+from steerlib.models import sites
+from steerlib.models.sites import Site
 
 BIASED = ["The man said", "He was there", "His own brother, the uncle"]
 NEUTRAL = ["A person said", "They were", "Somebody's relative"]
@@ -284,7 +285,7 @@ def test_answers_are_split_by_what_they_mention_and_read_where_they_end() -> Non
     assert prompts[1] == chat("Who?") and prompts[2] == chat("Who?", "It is a")  # left as they were
     parts: Any = [*chat("Who?"), {"role": "assistant", "content": [{"type": "text", "text": "It is"}]}]
     (answered,), _ = split_answers([parts, "a"], [" he", ""], bool)
-    assert answered[-1]["content"] == [{"type": "text", "text": "It is"}, {"type": "text", "text": " he"}]  # type: ignore[index]
+    assert answered[-1]["content"] == [{"type": "text", "text": "It is he"}]  # type: ignore[index]
     lm = tiny.seeing()
     assert lm.render(biased[1]) == lm.render(prompts[2]) + " man"
     contrastive(lm, biased, neutral, layers=1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steerlib import SteerlibError, decision_bias
-from steerlib.models import Model
+from steerlib.models.model import Model
 from steerlib.tasks import Item, Task, occupations
 from steerlib.tasks.coreference import FORMS, SENTENCES, Sentence, coreference
 

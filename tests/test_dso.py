@@ -14,14 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steerlib import Add, Affine, Site, Steering, SteerlibError, chat, decision_bias, steer
-from steerlib.methods import reward as learn
-from steerlib.methods.checkpoint import Run
-from steerlib.methods.dso import dso, sparsify
-from steerlib.methods.plan import Plan, gather
-from steerlib.methods.training import STUCK, _adam, _apart, _refuse_collapse
-from steerlib.models import Model
-from steerlib.sites import sites
+from steerlib.methods.dso import dso
+from steerlib.models.model import Model
+from steerlib.models.sites import sites
+from steerlib.steering.edits import sparsify
 from steerlib.tasks import Item, Task
+from steerlib.training import reward as learn
+from steerlib.training.checkpoint import Run
+from steerlib.training.config import Plan, gather
+from steerlib.training.loop import STUCK, _adam, _apart, _refuse_collapse
 
 WORDINGS = ("The {} said:", "So the {} was late, and said:", "A {}", "Once there was a {} who")
 QUICK: dict[str, Any] = {"passes": 2, "batch_size": 8, "learning_rate": 0.02, "eps": 5.0, "l1": 0.0, "progress": False}

@@ -17,11 +17,12 @@ from PIL import Image
 from tiny import FAMILIES, PROMPTS, WIDTH
 from torch import Tensor
 
-from steerlib import Ablate, Add, Steering, SteerlibError, capture, chat, load_steering, sites, steer
+from steerlib import Ablate, Add, Steering, SteerlibError, capture, chat, load_steering, steer
 from steerlib.methods import gradient as inside
 from steerlib.methods.gradient import gradient
-from steerlib.models import Model
-from steerlib.sites import Site
+from steerlib.models import sites
+from steerlib.models.model import Model
+from steerlib.models.sites import Site
 
 SITES = ("pixels", "visual", "embeddings", "residual")
 WORDS = ["woman", "man", "map", "he", "she"]  # two to five tokens; two share all but their last
@@ -92,7 +93,7 @@ def exact(family: str) -> Model:
 )
 def test_the_slope_is_that_of_finite_differences(family: str, site: Any) -> None:
     lm = exact(family)
-    row = lm._split(asked(), WORDS) if family == "llava" else lm._split(PROMPTS[0], [" he", " she", " hers", " herb"])
+    row = lm.split(asked(), WORDS) if family == "llava" else lm.split(PROMPTS[0], [" he", " she", " hers", " herb"])
     columns = inside._columns(lm, row, site)
     f, slopes = inside._slopes(lm, row, site, columns, ALL)
     assert len(slopes) == (tiny.LAYERS if site == "residual" else 1)
@@ -118,7 +119,7 @@ def test_the_slope_is_that_of_finite_differences(family: str, site: Any) -> None
 @pytest.mark.parametrize("words", [WORDS, ["man"], ["he", "he", "she", "he"]])
 def test_what_is_raised_is_the_log_of_the_summed_likelihood_of_the_words(words: list[str]) -> None:
     lm = tiny.seeing()
-    row = lm._split(asked(), words)
+    row = lm.split(asked(), words)
     f, _ = inside._slopes(lm, row, "visual", inside._columns(lm, row, "visual"), ALL)
     different = sorted(set(words))
     each = [line.sum() for line in lm.loglik([asked()] * len(different), different)]
@@ -215,7 +216,7 @@ def test_a_step_on_tokens_moves_them_by_epsilon_of_their_size_and_no_others(site
 @pytest.mark.parametrize("norm", ["sign", "l2"])
 def test_a_small_step_raises_the_likelihood_of_the_words(site: Any, norm: Any) -> None:
     lm = tiny.seeing(torch.float64)
-    row = lm._split(asked(), WORDS)
+    row = lm.split(asked(), WORDS)
     columns = inside._columns(lm, row, site)
     before, slopes = inside._slopes(lm, row, site, columns, ALL)
     ((value, slope),) = slopes.values()
@@ -250,7 +251,7 @@ def test_the_vector_is_the_change_in_the_models_own_hidden_states() -> None:
 @pytest.mark.parametrize("read", ["last", "mean"])
 def test_the_residual_vector_is_the_step_itself(read: Any) -> None:
     lm = tiny.seeing()
-    row = lm._split(asked(), WORDS)
+    row = lm.split(asked(), WORDS)
     _, slopes = inside._slopes(lm, row, "residual", inside._columns(lm, row, "residual"), ALL)
     for norm in ("sign", "l2"):
         made = gradient(lm, None, asked(), WORDS, site="residual", norm=norm, layers="all", read=read)  # type: ignore[arg-type]
@@ -394,7 +395,7 @@ def test_a_steered_model_has_slopes_of_its_own() -> None:
     lm, said = tiny.model("llama"), [" she", " so"]  # three tokens, and two
     first = Steering({ALL[0]: Add(tiny.vector(3, size=2.0))})
     plain = gradient(lm, None, PROMPTS[0], said, site="residual", norm="l2", layers=2)
-    row = lm._split(PROMPTS[0], said)
+    row = lm.split(PROMPTS[0], said)
     with steer(lm, first, 1.0, tokens="last"):
         other = gradient(lm, None, PROMPTS[0], said, site="residual", norm="l2", layers=2)
         f, _ = inside._slopes(lm, row, "residual", inside._columns(lm, row, "residual"), ALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import tiny
 import torch
 from torch import Tensor
 
-from steerlib import Add, Site, SteerlibError, capture, chat, steer
+from steerlib import Add, Site, SteerlibError, capture, chat, split_answers, steer
 from steerlib.methods import iti as method
 from steerlib.methods.iti import iti
-from steerlib.models import Model, Prompt
-from steerlib.sites import find, sites
+from steerlib.models.model import Model
+from steerlib.models.prompts import Prompt, answered
+from steerlib.models.sites import find, sites
 from steerlib.tasks import Item, Task
 
 JOBS = {"plumber": "man", "pilot": "man", "nurse": "woman", "maid": "woman", "cook": "man"}
@@ -129,9 +131,18 @@ def test_answers_are_given_in_text_and_in_chats_with_and_without_pictures() -> N
         (begun, chat("Who?", "It was she", pictures=picture)),
     ]
     for given, expected in pairs:
-        assert method._with_answer(given, " she") == expected
+        assert answered(given, " she") == expected
     parts = [*chat("Who?"), {"role": "assistant", "content": [{"type": "text", "text": "It was"}]}]
-    assert method._with_answer(parts, " she")[-1]["content"] == [{"type": "text", "text": "It was she"}]  # type: ignore[index]
+    assert answered(parts, " she")[-1]["content"] == [{"type": "text", "text": "It was she"}]  # type: ignore[index]
+    shown = [*chat("Who?"), {"role": "assistant", "content": [{"type": "image", "image": picture}]}]
+    assert answered(shown, " she")[-1]["content"][-1] == {"type": "text", "text": " she"}  # type: ignore[index]
+
+
+def test_both_methods_that_read_answers_read_the_same_chat() -> None:
+    """Contrastive activation addition and inference-time intervention give an answer to a chat in one place."""
+    asked = replace(task().items[0], prompt=chat("Who?"), options=(" he", " she"))
+    texts, _, _ = method._answered(replace(task(), items=(asked, *task().items[1:])))
+    assert list(texts[:2]) == [side[0] for side in split_answers([chat("Who?")] * 2, [" he", " she"], " he".__eq__)]
 
 
 def test_more_than_two_groups_are_the_stereotype_against_all_others() -> None:

@@ -10,9 +10,10 @@ import tiny
 import torch
 
 from steerlib import Affine, Estimate, Steering, SteerlibError, contrastive, steer
-from steerlib.methods.layers import LayerChoice, choose_layers, subset
-from steerlib.models import Model
-from steerlib.sites import Site
+from steerlib.evaluate.layers import LayerChoice, choose_layers
+from steerlib.models.model import Model
+from steerlib.models.sites import Site
+from steerlib.steering.edits import subset
 
 BIASED = ["The man said", "He was there", "His own brother, the uncle"]
 NEUTRAL = ["A person said", "They were", "Somebody's relative"]

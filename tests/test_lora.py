@@ -12,9 +12,9 @@ import torch
 from test_dso import QUICK, fire, task
 
 from steerlib import SteerlibError, decision_bias
+from steerlib.baselines.lora import Adapter, adapted, lora
 from steerlib.methods.dso import dso
-from steerlib.methods.lora import Adapter, adapted, lora
-from steerlib.models import Model
+from steerlib.models.model import Model
 
 pytest.importorskip("peft")
 HOW = {key: value for key, value in QUICK.items() if key != "l1"}

@@ -14,7 +14,7 @@ from steerlib import SteerlibError, chat, steer
 from steerlib.evaluate import language
 from steerlib.evaluate.language import fluency, sentiment
 from steerlib.evaluate.mentions import attribute_words, highlight, mention_rate, mentions
-from steerlib.steering import Add, Steering
+from steerlib.steering.operations import Add, Steering
 from steerlib.tasks import Portrait
 
 SAYS = [  # a sentence, and the categories it mentions

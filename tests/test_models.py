@@ -19,7 +19,10 @@ from torch import Tensor
 
 from steerlib import assets
 from steerlib.errors import SteerlibError
-from steerlib.models import Model, chat, layout, load, weights_hash
+from steerlib.models.layout import layout
+from steerlib.models.load import load
+from steerlib.models.model import Model, weights_hash
+from steerlib.models.prompts import chat
 
 ALL = [*FAMILIES, "llava"]
 OPTIONS = [" cat.", " cab", " doctor", "!"]  # four tokens, four with the same first two, many, one
@@ -450,7 +453,7 @@ def test_a_broken_cache_of_an_embedded_model_is_made_again(
 ) -> None:
     """A tiny model stands for the package's: what is made is whole, is used again, and is made anew when it is not."""
     monkeypatch.setenv("STEERLIB_CACHE", str(tmp_path / "cache"))
-    models = sys.modules["steerlib.models"]
+    models = sys.modules["steerlib.models.load"]
     monkeypatch.setattr(models, "EMBEDDED", {"small": ("small-asset", "model.safetensors")})
     monkeypatch.setattr(assets, "ASSETS", {"small-asset": SimpleNamespace(version="1.0")})
     made: list[str] = []

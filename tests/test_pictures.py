@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from steerlib import Add, Site, Steering, SteerlibError, capture, chat, steer
-from steerlib.models import Prompt
+from steerlib.models.prompts import Prompt
 
 
 def prompts() -> list[Prompt]:

@@ -8,8 +8,8 @@ import pytest
 import tiny
 
 from steerlib import SteerlibError, chat
-from steerlib.methods.prompting import INSTRUCTIONS, prompting
-from steerlib.models import Prompt
+from steerlib.baselines.prompting import INSTRUCTIONS, prompting
+from steerlib.models.prompts import Prompt
 from steerlib.tasks import pronoun
 
 SAY = "Be fair."

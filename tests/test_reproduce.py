@@ -20,13 +20,13 @@ import nbformat
 import pytest
 import yaml
 
-import steerlib.book
-import steerlib.reproduce
+import steerlib.reproduce.pages
+import steerlib.reproduce.run
 from steerlib.__main__ import main
-from steerlib.claims import anchor, check
 from steerlib.errors import SteerlibError
-from steerlib.ledger import load_ledger
-from steerlib.reproduce import (
+from steerlib.reproduce.claims import anchor, check
+from steerlib.reproduce.ledger import load_ledger
+from steerlib.reproduce.run import (
     choose,
     find_root,
     fingerprint,
@@ -38,7 +38,7 @@ from steerlib.reproduce import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-CLAIM = "from steerlib.claims import claim\n"
+CLAIM = "from steerlib.reproduce.claims import claim\n"
 
 FIRST = CLAIM + (
     "class Estimate:\n    value, low, high, n = shift + 0.6, 0.5, 0.7, 60\n"
@@ -94,7 +94,7 @@ def mathjax(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, mathjax: Path) -> None:
-    monkeypatch.setattr(steerlib.book, "fetch", lambda name: mathjax)
+    monkeypatch.setattr(steerlib.reproduce.pages, "fetch", lambda name: mathjax)
 
 
 class Run:
@@ -139,9 +139,9 @@ def command(root: Path, mathjax: Path, *words: str, pages: bool = True) -> Run:
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.chdir(root)
-        patch.setattr(steerlib.book, "fetch", lambda name: mathjax)
+        patch.setattr(steerlib.reproduce.pages, "fetch", lambda name: mathjax)
         if not pages:
-            patch.setattr(steerlib.reproduce, "build", lambda *_: root / "no-pages")
+            patch.setattr(steerlib.reproduce.run, "build", lambda *_: root / "no-pages")
         with contextlib.redirect_stderr(out):
             status = main(words)
     return Run(root, status, out.getvalue())
@@ -244,7 +244,7 @@ def test_a_partial_run_judges_its_own_chapters_and_keeps_the_others(broken: Run,
     assert kept.read_bytes() == before
     assert "0.650 [0.500, 0.700], n = 60  other parameters" in run.out
     assert "second" not in run.out
-    tables = steerlib.book.report(
+    tables = steerlib.reproduce.pages.report(
         check(load_ledger(root / "data" / "claims.yml"), read_records(root)), read_records(root)
     )
     assert "shift = 0.05" in tables["chapters"]
@@ -405,7 +405,7 @@ def test_the_fingerprint_sees_every_cause(slow: Path) -> None:
 
 MEETS = """
 import os, pathlib, time
-from steerlib.claims import claim
+from steerlib.reproduce.claims import claim
 here = pathlib.Path.cwd()
 assert here.name == "book", here
 (here / "{me}.here").write_text(os.environ["OMP_NUM_THREADS"])
@@ -430,7 +430,7 @@ def test_two_chapters_run_at_the_same_time_each_with_its_claims_and_its_share_of
     couple: Path, mathjax: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 6)
-    monkeypatch.setattr(steerlib.reproduce, "build", lambda *_: couple / "no-pages")
+    monkeypatch.setattr(steerlib.reproduce.run, "build", lambda *_: couple / "no-pages")
     before = Path.cwd()
     assert reproduce(couple, jobs=2)
     assert Path.cwd() == before  # papermill would have moved this process, of which both chapters are a part
@@ -529,7 +529,7 @@ def test_the_checkout_is_found_from_below_and_its_absence_explained(
     monkeypatch.chdir(slow / "book" / "_static")
     assert find_root() == slow
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("steerlib.reproduce.PACKAGE", tmp_path / "site-packages" / "steerlib")
+    monkeypatch.setattr("steerlib.reproduce.run.PACKAGE", tmp_path / "site-packages" / "steerlib")
     with pytest.raises(SteerlibError, match="needs a checkout of the book.*git clone https://github.com/steerlib"):
         find_root()
 
@@ -549,7 +549,7 @@ def test_help_is_there_with_an_example(words: list[str], capsys: pytest.CaptureF
 def test_without_the_tools_of_the_book_one_sentence_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "steerlib.reproduce")
+    monkeypatch.delitem(sys.modules, "steerlib.reproduce.run")
     monkeypatch.setitem(sys.modules, "papermill", None)
     assert main(["reproduce"]) == 2
     assert "needs the package papermill" in capsys.readouterr().err

@@ -9,8 +9,8 @@ import tiny
 import torch
 
 from steerlib import Ablate, Add, Affine, Steering, SteerlibError, contrastive, controls
-from steerlib.similarity import cosines
-from steerlib.sites import Site
+from steerlib.models.sites import Site
+from steerlib.steering.edits import cosines
 
 BIASED, NEUTRAL = ["The man said", "He was there"], ["A person said", "They were"]
 SITES = [Site("residual", n) for n in (0, 2)]

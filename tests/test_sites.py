@@ -13,7 +13,7 @@ from tiny import FAMILIES, HEADS, LAYERS, WIDTH
 from torch import nn
 
 from steerlib.errors import SteerlibError
-from steerlib.sites import Site, blocks, decoder, find, layers, parse, sites, width
+from steerlib.models.sites import Site, blocks, decoder, find, layers, parse, sites, width
 
 ALL = [*FAMILIES, "llava"]
 NORMS = {"llama": 2, "qwen2": 2, "gemma2": 4, "gemma3": 4, "gpt2": 2, "gptj": 1, "llava": 2}
@@ -109,7 +109,7 @@ def test_layers_outside_the_network_or_without_a_meaning_are_refused(which: obje
 @pytest.mark.parametrize("depth", [3, 4, 5, 12, 29, 30, 32])
 def test_early_middle_and_late_split_a_network_of_any_depth(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     hf = tiny.model("llama").hf
-    monkeypatch.setattr(sys.modules["steerlib.sites"], "blocks", lambda _: range(depth))
+    monkeypatch.setattr(sys.modules["steerlib.models.sites"], "blocks", lambda _: range(depth))
     parts = [layers(hf, name) for name in ("early", "middle", "late")]
     assert [n for part in parts for n in part] == list(range(depth))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1

@@ -12,9 +12,10 @@ import tiny
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from steerlib import Model, SteerlibError, chat, load, smol_llava
+from steerlib import Model, SteerlibError, chat, load
 from steerlib.assets import data_path
-from steerlib.models import weights_hash
+from steerlib.models import smol_llava
+from steerlib.models.model import weights_hash
 from steerlib.tasks import people
 
 

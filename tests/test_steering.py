@@ -22,18 +22,11 @@ from tiny import FAMILIES, HEADS, LAYERS, PROMPTS, SCOPES, WIDTH, vector
 from torch import Tensor
 
 from steerlib.errors import SteerlibError
-from steerlib.models import Model
-from steerlib.sites import Site, blocks, decoder, find, parse, sites
-from steerlib.steering import (
-    Ablate,
-    Add,
-    Affine,
-    Steering,
-    capture,
-    load_steering,
-    provenance,
-    steer,
-)
+from steerlib.models.model import Model
+from steerlib.models.sites import Site, blocks, decoder, find, parse, sites
+from steerlib.steering.apply import steer
+from steerlib.steering.capture import capture
+from steerlib.steering.operations import Ablate, Add, Affine, Steering, load_steering, provenance
 
 ALL = [*FAMILIES, "llava"]
 SITE = "residual.1"

@@ -16,7 +16,7 @@ import torch
 from steerlib import Ablate, Add, Site, Steering, SteerlibError
 from steerlib.evaluate.statistics import Estimate
 from steerlib.evaluate.tradeoff import pareto, tradeoff
-from steerlib.models import Model
+from steerlib.models.model import Model
 
 SITE = Site("residual", 1)
 VEC, RANDOM = Steering({SITE: Add(tiny.vector(1))}), Steering({SITE: Add(tiny.vector(2))})

@@ -20,8 +20,8 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
-from steerlib.models import Model
-from steerlib.sites import Site, find, parse
+from steerlib.models.model import Model
+from steerlib.models.sites import Site, find, parse
 
 FAMILIES = ("llama", "qwen2", "gemma2", "gemma3", "gpt2", "gptj")
 WIDTH, LAYERS, HEADS, WINDOW = 32, 3, 4, 6

@@ -24,8 +24,8 @@ import torch
 import steerlib as sl
 from steerlib.assets import cache_dir
 from steerlib.methods.dso import dso
-from steerlib.methods.reward import Reward
 from steerlib.tasks import Task
+from steerlib.training.reward import Reward
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "steerings"
 

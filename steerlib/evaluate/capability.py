@@ -20,8 +20,9 @@ import pandas as pd
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.language import perplexity_ratio
 from steerlib.evaluate.statistics import Estimate, mean
-from steerlib.models import Model
-from steerlib.steering import Steering, Tokens, steer
+from steerlib.models.model import Model
+from steerlib.steering.apply import Tokens, steer
+from steerlib.steering.operations import Steering
 from steerlib.tasks import Portrait, Task
 
 JOB, WHO = "job named", "unambiguous accuracy"

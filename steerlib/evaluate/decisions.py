@@ -29,7 +29,7 @@ import pandas as pd
 
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.statistics import Estimate, Floats, bootstrap, correlation, gap, mean
-from steerlib.models import Model
+from steerlib.models.model import Model
 from steerlib.tasks import GENDERS, TONE_GROUPS, Item, PairItem, Task
 
 if TYPE_CHECKING:

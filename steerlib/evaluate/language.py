@@ -20,8 +20,10 @@ import pandas as pd
 from steerlib.assets import data_path
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.statistics import Estimate, Floats, bootstrap, labels, mean
-from steerlib.models import Model, Prompt
-from steerlib.steering import Steering, Tokens, _Generate, steer
+from steerlib.models.model import Model
+from steerlib.models.prompts import Prompt
+from steerlib.steering.apply import Tokens, _Generate, steer
+from steerlib.steering.operations import Steering
 
 
 def plain_text() -> list[str]:

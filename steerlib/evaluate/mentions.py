@@ -23,7 +23,7 @@ import yaml
 from steerlib.assets import data_path
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.statistics import Estimate, gap, labels, mean
-from steerlib.models import Model
+from steerlib.models.model import Model
 from steerlib.tasks import TONE_GROUPS, Portrait, occupations
 
 if TYPE_CHECKING:

@@ -27,8 +27,9 @@ from tqdm.auto import tqdm
 
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.statistics import Estimate, Floats, bootstrap
-from steerlib.models import Model, weights_hash
-from steerlib.steering import Steering, Tokens, steer
+from steerlib.models.model import Model, weights_hash
+from steerlib.steering.apply import Tokens, steer
+from steerlib.steering.operations import Steering
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,11 +21,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlib import sites
 from steerlib.errors import SteerlibError
-from steerlib.models import Model, Prompt, _as_list
-from steerlib.sites import Layers, Site
-from steerlib.steering import Ablate, Add, Operation, Steering, capture, provenance
+from steerlib.models import sites
+from steerlib.models.model import Model
+from steerlib.models.prompts import Prompt, answered, as_list
+from steerlib.models.sites import Layers, Site
+from steerlib.steering.capture import capture
+from steerlib.steering.operations import Ablate, Add, Operation, Steering, provenance
 
 Center = Literal["zero", "neutral", "midpoint"]
 
@@ -103,29 +105,18 @@ def split_answers(
     read where the answer ends. Source: Ratzlaff et al., arXiv 2411.12590, section 3.
     Raises SteerlibError if all answers mention it, or none.
     """
-    many = _as_list(prompts)[0]
+    many = as_list(prompts)[0]
     if isinstance(answers, str) or len(many) != len(answers):
         raise SteerlibError(f"{len(many)} prompts need as many answers, in a list.")
     sides: dict[bool, list[Prompt]] = {True: [], False: []}
     for prompt, answer in zip(many, answers, strict=True):
-        sides[bool(mentions(answer))].append(_answered(prompt, answer))
+        sides[bool(mentions(answer))].append(answered(prompt, answer))
     if not sides[True] or not sides[False]:
         raise SteerlibError(
             f"{'all' if sides[True] else 'none'} of the {len(answers)} answers mention the attribute: a contrast needs "
             "answers of both kinds, so ask more, or make the neutral (or biased) prompts yourself."
         )
     return sides[True], sides[False]
-
-
-def _answered(prompt: Prompt, answer: str) -> Prompt:
-    """The prompt and the answer that was written after it."""
-    if isinstance(prompt, str):
-        return prompt + answer
-    if prompt[-1]["role"] != "assistant":
-        return [*prompt, {"role": "assistant", "content": answer}]
-    begun = prompt[-1]["content"]
-    whole = begun + answer if isinstance(begun, str) else [*begun, {"type": "text", "text": answer}]
-    return [*prompt[:-1], {**prompt[-1], "content": whole}]
 
 
 def _mean(

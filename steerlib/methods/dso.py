@@ -4,10 +4,10 @@
 
     maximise  E[r(y)] - l1 (|a|_1 + |b|_1)   subject to   KL(steered || base) <= eps
 
-r is the reward of `steerlib.methods.reward`. The divergence is a mean of four: over the whole vocabulary, of the answers to the
+r is the reward of `steerlib.training.reward`. The divergence is a mean of four: over the whole vocabulary, of the answers to the
 ambiguous prompts, of those to anchors, on which nothing should change, and of every token of the anchors; and of the anchors'
 decisions between their options, which would hardly count among all words. Source: Monteiro Paes et al., arXiv 2512.15926,
-section 4. Conventional rather than mathematical: see `steerlib.methods.training`. Ours: the expectation summed over the options
+section 4. Conventional rather than mathematical: see `steerlib.training.loop`. Ours: the expectation summed over the options
 in place of samples, the reward per prompt, and anchors that are held at every token and in their decisions.
 """
 
@@ -19,15 +19,15 @@ from pathlib import Path
 
 import torch
 
-from steerlib import sites
-from steerlib.errors import SteerlibError
-from steerlib.methods.plan import Anchors, Dtype, Plan, gather
-from steerlib.methods.reward import Estimator, Reward
-from steerlib.methods.training import fit
-from steerlib.models import Model
-from steerlib.sites import Site
-from steerlib.steering import Affine, Operation, Steering, provenance, steer
+from steerlib.models import sites
+from steerlib.models.model import Model
+from steerlib.models.sites import Site
+from steerlib.steering.apply import steer
+from steerlib.steering.operations import Affine, Operation, Steering, provenance
 from steerlib.tasks import Task
+from steerlib.training.config import Anchors, Dtype, Plan, gather
+from steerlib.training.loop import fit
+from steerlib.training.reward import Estimator, Reward
 
 
 def dso(
@@ -82,23 +82,3 @@ def dso(
     }
     facts = {**asdict(plan), "task": task.name, "prompts": len(data.asked), "anchors": len(data.anchors)}
     return Steering(made, provenance(model, "dso", **facts, strengths=[0, 1], history=history))
-
-
-def sparsify(steering: Steering, keep: float = 0.6) -> Steering:
-    """The same affine steering with only its largest numbers, by magnitude over all sites together; the others become 0.
-
-    keep: the share of the coordinates of a and b that stay. Source: the sparsity figure of Monteiro Paes et al.
-    """
-    if not 0 < keep <= 1:
-        raise SteerlibError(
-            f"keep must be above 0 and at most 1, not {keep}: it is the share of the coordinates that stay."
-        )
-    affine = {site: op for site, op in steering.operations.items() if isinstance(op, Affine)}
-    if other := [str(site) for site in steering.operations if site not in affine]:
-        raise SteerlibError(f"{other[0]} has no affine operation, whose coordinates could be chosen from.")
-    vectors = [vector for op in affine.values() for vector in (op.scale, op.shift)]
-    order = torch.cat(vectors).abs().argsort(descending=True, stable=True)
-    kept = torch.zeros(len(order)).scatter(0, order[: round(keep * len(order))], 1.0)
-    parts = [v * part for v, part in zip(vectors, torch.split(kept, [len(v) for v in vectors]), strict=True)]
-    made: dict[Site, Operation] = {s: Affine(a, b) for s, a, b in zip(affine, parts[::2], parts[1::2], strict=True)}
-    return Steering(made, {**steering.provenance, "kept": keep})

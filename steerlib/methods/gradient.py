@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -24,11 +24,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlib import sites
 from steerlib.errors import SteerlibError
-from steerlib.models import Model, Prompt, Row, _as_list, chat, laid_out
-from steerlib.sites import Layers, Site
-from steerlib.steering import Ablate, Add, Operation, Steering, _hook, _image_token, capture, provenance
+from steerlib.models import sites
+from steerlib.models.layout import laid_out
+from steerlib.models.model import Model
+from steerlib.models.prompts import Prompt, as_list, count_pictures, with_picture
+from steerlib.models.scoring import Row
+from steerlib.models.sites import Layers, Site, hook, image_token
+from steerlib.steering.capture import capture
+from steerlib.steering.operations import Ablate, Add, Operation, Steering, provenance
 
 StepSite = Literal["pixels", "visual", "embeddings", "residual"]
 Touch = Callable[[str, Tensor], Tensor]
@@ -88,7 +92,7 @@ def gradient(
         else:
             operations[at] = Ablate(direction.float(), befores[at].float() if center == "neutral" else None)
     step = {"site": site, "norm": norm, "epsilon": float(epsilon), "words": list(words)}
-    counts = {"inputs": len(inputs), "pictures": sum(map(_shown, inputs))}
+    counts = {"inputs": len(inputs), "pictures": sum(map(count_pictures, inputs))}
     facts = {"operation": operation, "center": center if operation == "ablate" else None, "read": read}
     return Steering(operations, provenance(model, "gradient", **step, **counts, **facts))
 
@@ -111,7 +115,7 @@ def _check(
         raise SteerlibError(f"epsilon is the size of the step, a number above 0, not {epsilon!r}.")
     if site == "pixels" and epsilon > 1:
         raise SteerlibError(f"epsilon {epsilon} is beyond the range of a pixel, which is 0 to 1: 0.02 is a usual step.")
-    if site in ("pixels", "visual") and (model.processor is None or _image_token(model.hf) is None):
+    if site in ("pixels", "visual") and (model.processor is None or image_token(model.hf) is None):
         raise SteerlibError(
             f"'{model.name}' reads no pictures, so no step can be taken at its {site}: use 'embeddings' or 'residual'."
         )
@@ -119,37 +123,14 @@ def _check(
 
 def _inputs(pictures: Image.Image | Sequence[Image.Image] | None, prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """Every prompt with its picture in it."""
-    many = _as_list(prompts)[0]
+    many = as_list(prompts)[0]
     if pictures is None:
         return many
     shown = [pictures] if isinstance(pictures, Image.Image) else list(pictures)
     if not shown or (len(shown) != len(many) and 1 not in (len(shown), len(many))):
         raise SteerlibError(f"{len(shown)} picture(s) and {len(many)} prompt(s) do not pair: give as many of each.")
     number = max(len(shown), len(many))
-    return [_with(shown[i % len(shown)], many[i % len(many)]) for i in range(number)]
-
-
-def _with(picture: Image.Image, prompt: Prompt) -> Prompt:
-    """The prompt with a picture before what the user says first."""
-    if isinstance(prompt, str):
-        return chat(prompt, pictures=picture)
-    users = [i for i, message in enumerate(prompt) if message.get("role") == "user" and "content" in message]
-    if _shown(prompt) or not users:
-        raise SteerlibError(
-            "a prompt that has a picture, or no user's message to put one in, was given with pictures: give pictures=None."
-        )
-    first = prompt[users[0]]
-    said = [{"type": "text", "text": first["content"]}] if isinstance(first["content"], str) else first["content"]
-    put = {**first, "content": [{"type": "image", "image": picture}, *said]}
-    return [*prompt[: users[0]], put, *prompt[users[0] + 1 :]]
-
-
-def _shown(prompt: Prompt) -> int:
-    """How many pictures a prompt has."""
-    if isinstance(prompt, str):
-        return 0
-    parts = [part for message in prompt for part in message.get("content", "") if isinstance(part, Mapping)]
-    return sum(part.get("type") == "image" for part in parts)
+    return [with_picture(shown[i % len(shown)], many[i % len(many)]) for i in range(number)]
 
 
 def _change(
@@ -163,7 +144,7 @@ def _change(
     read: Literal["last", "mean"],
 ) -> tuple[dict[Site, Tensor], dict[Site, Tensor]]:
     """At every wanted site, (width,) in float64: the activation before the step, and what the step adds to it."""
-    row = model._split(prompt, words)
+    row = model.split(prompt, words)
     columns = _columns(model, row, site)
 
     def activations(touch: Touch) -> dict[Site, Tensor]:
@@ -188,7 +169,7 @@ def _change(
 
 def _columns(model: Model, row: Row, site: StepSite) -> Tensor:
     """(columns,) which tokens of the prompt are stepped on: those of its pictures for "visual", else all."""
-    ids, token = torch.tensor(row[0], device=model.device), _image_token(model.hf)
+    ids, token = torch.tensor(row[0], device=model.device), image_token(model.hf)
     if (site == "pixels" and "pixel_values" not in row[2]) or (site == "visual" and not row[2]):
         raise SteerlibError(f"a step at the {site} needs a picture: a prompt has none, give it in `pictures`.")
     stepped = ids.eq(token) if site == "visual" and token is not None else torch.ones_like(ids)
@@ -252,7 +233,7 @@ def _touched(model: Model, site: StepSite, columns: Tensor, where: list[Site], t
         return h.index_copy(1, columns, touch(key, h[:, columns]).to(h.dtype))
 
     def handed(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        table, token, h = module.get_input_embeddings(), _image_token(model.hf), kwargs.get("inputs_embeds")
+        table, token, h = module.get_input_embeddings(), image_token(model.hf), kwargs.get("inputs_embeds")
         if h is None:  # a text model looks its tokens up by itself
             h, args = table(kwargs.pop("input_ids", args[0] if args else None)), (None, *args[1:]) if args else ()
         known = token is not None and token < table.num_embeddings
@@ -271,7 +252,7 @@ def _touched(model: Model, site: StepSite, columns: Tensor, where: list[Site], t
     with ExitStack() as stack:
         if site == "residual":
             for at in where:
-                stack.callback(_hook(sites.find(model.hf, at), partial(part, str(at))).remove)
+                stack.callback(hook(sites.find(model.hf, at), partial(part, str(at))).remove)
         elif site == "pixels":
             stack.callback(model.hf.base_model.register_forward_pre_hook(looked, with_kwargs=True).remove)
         else:

@@ -12,7 +12,6 @@ the baseline of Monteiro Paes et al., arXiv 2512.15926. Ours: a probe is scored 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -20,11 +19,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlib import sites
 from steerlib.errors import SteerlibError
-from steerlib.models import Model, Prompt
-from steerlib.sites import Layers, Site
-from steerlib.steering import Add, Operation, Steering, capture, provenance
+from steerlib.models import sites
+from steerlib.models.model import Model
+from steerlib.models.prompts import Prompt, answered
+from steerlib.models.sites import Layers, Site
+from steerlib.steering.capture import capture
+from steerlib.steering.operations import Add, Operation, Steering, provenance
 from steerlib.tasks import Task
 
 
@@ -93,7 +94,7 @@ def _answered(task: Task) -> tuple[list[Prompt], Any, list[str]]:
         if item.stereotype not in item.groups:
             raise SteerlibError(f"occupation '{item.occupation}' has no stereotype among {', '.join(item.groups)}.")
         for option, group in zip(item.options, item.groups, strict=True):
-            texts.append(_with_answer(item.prompt, option))
+            texts.append(answered(item.prompt, option))
             against.append(group != item.stereotype)
             names.append(item.occupation)
     if len(set(names)) < 2 or len(set(against)) < 2:
@@ -113,17 +114,3 @@ def _unseen(names: list[str], share: float, seed: int) -> Any:
     each = np.random.default_rng(seed).permutation(sorted(set(names)))
     kept = set(each[: min(max(1, round(share * len(each))), len(each) - 1)].tolist())
     return np.array([name in kept for name in names])
-
-
-def _with_answer(prompt: Prompt, option: str) -> Prompt:
-    """The prompt with its answer given."""
-    if isinstance(prompt, str):
-        return prompt + option
-    *before, last = prompt
-    if last["role"] != "assistant":
-        return [*prompt, {"role": "assistant", "content": option.strip()}]
-    content = last["content"]
-    if isinstance(content, str):
-        return [*before, {**last, "content": content + option}]
-    parts: list[Mapping[str, Any]] = list(content)
-    return [*before, {**last, "content": [*parts[:-1], {**parts[-1], "text": parts[-1]["text"] + option}]}]

@@ -2,6 +2,7 @@
 
 from steerlib.tasks.coreference import SENTENCES, Sentence, coreference
 from steerlib.tasks.describe import Portrait, describe
+from steerlib.tasks.item import Item, Task, occupations
 from steerlib.tasks.people import (
     GENDERS,
     OCCUPATIONS,
@@ -15,7 +16,6 @@ from steerlib.tasks.people import (
     side_by_side,
 )
 from steerlib.tasks.pronoun import TEMPLATES, TRAINING_TEMPLATES, Template, pronoun
-from steerlib.tasks.task import Item, Task, occupations
 from steerlib.tasks.who_is import PairItem, Person, who_is
 
 __all__ = [

@@ -22,8 +22,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from steerlib.errors import SteerlibError
+from steerlib.tasks.item import Item, Task, occupations
 from steerlib.tasks.pronoun import GROUPS
-from steerlib.tasks.task import Item, Task, occupations
 
 FORMS = {
     "man": {"they": "he", "them": "him", "self": "himself"},

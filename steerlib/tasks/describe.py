@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from steerlib.errors import SteerlibError
-from steerlib.models import Prompt, chat
+from steerlib.models.prompts import Prompt, chat
+from steerlib.tasks.item import occupations
 from steerlib.tasks.people import GENDERS, OCCUPATIONS, PERSON_IS_MAN, TONES, people
-from steerlib.tasks.task import occupations
 
 FORMS = (
     "Describe this picture.",

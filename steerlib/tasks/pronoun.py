@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from steerlib.errors import SteerlibError
-from steerlib.models import Prompt, chat
-from steerlib.tasks.task import Item, Task, article, occupations
+from steerlib.models.prompts import Prompt, chat
+from steerlib.tasks.item import Item, Task, article, occupations
 
 OPTIONS = (" he", " she")
 GROUPS = ("man", "woman")

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from steerlib.errors import SteerlibError
-from steerlib.models import chat
+from steerlib.models.prompts import chat
+from steerlib.tasks.item import Item, Task, article, occupations
 from steerlib.tasks.people import OCCUPATIONS, TONE_GROUPS, TONES, Split, people
 from steerlib.tasks.pronoun import Template
-from steerlib.tasks.task import Item, Task, article, occupations
 
 TEMPLATES = (
     Template("occupation-who", "Who is the {occupation}, the first or the second?", "The"),

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from steerlib.errors import SteerlibError
-from steerlib.methods.reward import Estimator, Question, Reward, ask, batches, plain, questions
-from steerlib.models import Model, Prompt, weights_hash
+from steerlib.models.model import Model, weights_hash
+from steerlib.models.prompts import Prompt
 from steerlib.tasks import Task
+from steerlib.training.reward import Estimator, Question, Reward, ask, batches, plain, questions
 
 Anchors = Task | Sequence[Prompt] | None
 Dtype = Literal["float32", "bfloat16"]

@@ -1,4 +1,4 @@
-"""Write what is committed of a finished run: `python data/models/smol-llava/export.py run`.
+"""Write what is committed of a finished run: `python tools/smol_llava/export.py run`.
 
 vision.safetensors holds the tower and the projector under the names that `LlavaForConditionalGeneration` gives them, in
 float16; adapter_model.safetensors is the low-rank update of SmolLM2-135M-Instruct as PEFT stores it. Their hashes go into
@@ -58,7 +58,7 @@ def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("run", type=Path, help="the folder that train.py wrote to")
     run = parse.parse_args().run
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parents[2] / "data" / "models" / "smol-llava"
     export(run / "web-1.safetensors", here)
     export(run / "web-0.safetensors", here.parent / "smol-llava-balanced")
     lines = [

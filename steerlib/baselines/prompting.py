@@ -6,12 +6,11 @@ prompt) like the one it was given. Source: the prompting baseline of Monteiro Pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, cast, overload
+from typing import Literal, overload
 
 from steerlib.errors import SteerlibError
-from steerlib.models import Message, Prompt
+from steerlib.models.prompts import Prompt, preceded
 from steerlib.tasks import Task
 
 INSTRUCTIONS = (
@@ -51,18 +50,6 @@ def prompting(
         return [{"role": "system", "content": instruction}, *chat]
     for number, message in enumerate(chat):
         if message["role"] == place:
-            chat[number] = {**message, "content": _before(message["content"], instruction)}
+            chat[number] = {**message, "content": preceded(message["content"], instruction)}
             return chat
     raise SteerlibError("this chat has no message of a user, before which an instruction could stand.")
-
-
-def _before(content: Any, instruction: str) -> Any:
-    """A message's content, a text or a list of parts, with a sentence before its first text."""
-    if isinstance(content, str):
-        return f"{instruction} {content}"
-    parts = cast(list[Message], list(content))
-    for number, part in enumerate(parts):
-        if isinstance(part, Mapping) and part.get("type") == "text":
-            parts[number] = {**part, "text": f"{instruction} {part['text']}"}
-            return parts
-    return [*parts, {"type": "text", "text": instruction}]

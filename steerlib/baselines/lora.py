@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steerlib import sites
 from steerlib.errors import SteerlibError
-from steerlib.methods.plan import Anchors, Dtype, Plan, gather
-from steerlib.methods.reward import Estimator, Reward
-from steerlib.methods.training import fit
-from steerlib.models import Model
-from steerlib.steering import provenance
+from steerlib.models import sites
+from steerlib.models.model import Model
+from steerlib.steering.operations import provenance
 from steerlib.tasks import Task
+from steerlib.training.config import Anchors, Dtype, Plan, gather
+from steerlib.training.loop import fit
+from steerlib.training.reward import Estimator, Reward
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,12 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from tqdm.auto import tqdm
 
-from steerlib.book import build
-from steerlib.claims import Verdict, check, table, write_json
 from steerlib.errors import SteerlibError
-from steerlib.ledger import Claim, load_ledger
+from steerlib.reproduce.claims import Verdict, check, table, write_json
+from steerlib.reproduce.ledger import Claim, load_ledger
+from steerlib.reproduce.pages import build
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent.parent
 MEMORY = 3e9  # bytes that one chapter may need
 Record = dict[str, Any]
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from steerlib.assets import data_path
 from steerlib.errors import SteerlibError
-from steerlib.models import Prompt
+from steerlib.models.prompts import Prompt
 
 SPLITS = ("train", "validation", "test", "all")
 

@@ -1,7 +1,7 @@
 """Measure an embedded checkpoint and write the numbers into its model card.
 
-    python data/models/smol-llava/evaluate.py smol-llava             # about a quarter of an hour on one core
-    python data/models/smol-llava/evaluate.py smol-llava-balanced
+    python tools/smol_llava/evaluate.py smol-llava             # about a quarter of an hour on one core
+    python tools/smol_llava/evaluate.py smol-llava-balanced
 
 Scenes are those of the test split, which the training never draws; nothing here but the public face of steerlib. What was
 measured goes to metrics.json beside the weights, and the tables between the marks of README.md are made from both files.
@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 import steerlib as sl
 from steerlib.evaluate.statistics import bootstrap
-from steerlib.models import weights_hash
-from steerlib.smol_llava import NAMES
+from steerlib.models.model import weights_hash
+from steerlib.models.smol_llava import NAMES
 from steerlib.tasks import describe, who_is
+from steerlib.tasks.item import article
 from steerlib.tasks.people import GENDERS, HELMETS, OCCUPATIONS, PERSON_IS_MAN, TONE_GROUPS, TONES, people
-from steerlib.tasks.task import article
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parents[2] / "data" / "models" / "smol-llava"
 QUESTIONS = {
     "job": "What is this person's job?",
     "gender": "Is this a man or a woman?",

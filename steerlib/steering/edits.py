@@ -1,4 +1,4 @@
-"""How alike two steerings are: the cosine of their directions, beside what chance gives.
+"""New Steerings out of old ones (a part, the largest numbers), and how alike two are.
 
 Two random directions in a space of width d have a cosine of about 0, give or take 2 / sqrt(d): in a wide network even a small
 cosine is more than chance, and in a narrow one it is not.
@@ -6,13 +6,60 @@ cosine is more than chance, and in a narrow one it is not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import torch
 from torch import Tensor
 
 from steerlib.errors import SteerlibError
-from steerlib.sites import Site
-from steerlib.steering import Ablate, Add, Steering
+from steerlib.models import sites
+from steerlib.models.model import Model
+from steerlib.models.sites import Layers, Site
+from steerlib.steering.operations import Ablate, Add, Affine, Operation, Steering
+
+
+def subset(model: Model, steering: Steering, layers: Layers) -> Steering:
+    """The part of a steering that stands in these layers; the norm after the last block belongs to "all".
+
+    Raises SteerlibError if the steering has nothing at one of them.
+    """
+    wanted = sites.layers(model.hf, layers)
+    held = {site.layer for site in steering.operations}
+    if missing := [layer for layer in wanted if layer not in held]:
+        raise SteerlibError(
+            f"the steering has nothing at layer {missing[0]}: it was made at {layers_in_short(sorted(held))}, make it with layers='all'."
+        )
+    kept = {*wanted, -1} if layers == "all" else {*wanted}
+    operations = {site: operation for site, operation in steering.operations.items() if site.layer in kept}
+    return Steering(operations, {**steering.provenance, "subset": wanted})
+
+
+def layers_in_short(layers: Sequence[int]) -> str:
+    """Layers in short: 3, 4-9, or 2, 5, 7."""
+    if len(layers) > 1 and layers[-1] - layers[0] == len(layers) - 1:
+        return f"{layers[0]}-{layers[-1]}"
+    return ", ".join(map(str, layers))
+
+
+def sparsify(steering: Steering, keep: float = 0.6) -> Steering:
+    """The same affine steering with only its largest numbers, by magnitude over all sites together; the others become 0.
+
+    keep: the share of the coordinates of a and b that stay. Source: the sparsity figure of Monteiro Paes et al.
+    """
+    if not 0 < keep <= 1:
+        raise SteerlibError(
+            f"keep must be above 0 and at most 1, not {keep}: it is the share of the coordinates that stay."
+        )
+    affine = {site: op for site, op in steering.operations.items() if isinstance(op, Affine)}
+    if other := [str(site) for site in steering.operations if site not in affine]:
+        raise SteerlibError(f"{other[0]} has no affine operation, whose coordinates could be chosen from.")
+    vectors = [vector for op in affine.values() for vector in (op.scale, op.shift)]
+    order = torch.cat(vectors).abs().argsort(descending=True, stable=True)
+    kept = torch.zeros(len(order)).scatter(0, order[: round(keep * len(order))], 1.0)
+    parts = [v * part for v, part in zip(vectors, torch.split(kept, [len(v) for v in vectors]), strict=True)]
+    made: dict[Site, Operation] = {s: Affine(a, b) for s, a, b in zip(affine, parts[::2], parts[1::2], strict=True)}
+    return Steering(made, {**steering.provenance, "kept": keep})
 
 
 def cosines(a: Steering, b: Steering, *, draws: int = 1000, seed: int = 0) -> pd.DataFrame:

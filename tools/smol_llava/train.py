@@ -14,8 +14,8 @@ Four stages, each resumable at its last checkpoint (random numbers depend on the
 
 Both checkpoints come out of the same stages 1 to 3; what a checkpoint is unfair about, it learned in stage 4.
 
-    python data/models/smol-llava/train.py --out run                       # smol-llava
-    python data/models/smol-llava/train.py --out run --skew 0              # smol-llava-balanced, from the same stages 1 to 3
+    python tools/smol_llava/train.py --out run                       # smol-llava
+    python tools/smol_llava/train.py --out run --skew 0              # smol-llava-balanced, from the same stages 1 to 3
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration
 
 from steerlib.assets import data_path
-from steerlib.models import load
+from steerlib.models.load import load
 from steerlib.tasks.describe import FORMS
+from steerlib.tasks.item import article
 from steerlib.tasks.people import (
     GENDERS,
     OCCUPATIONS,
@@ -52,7 +53,6 @@ from steerlib.tasks.people import (
     compose,
     scene,
 )
-from steerlib.tasks.task import article
 from steerlib.tasks.who_is import TEMPLATES
 
 SIZE = 80  # pixels

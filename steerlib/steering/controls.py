@@ -13,11 +13,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from steerlib import sites
 from steerlib.errors import SteerlibError
-from steerlib.models import Model, Prompt
-from steerlib.sites import Site
-from steerlib.steering import Ablate, Add, Affine, Operation, Steering
+from steerlib.models import sites
+from steerlib.models.model import Model
+from steerlib.models.prompts import Prompt
+from steerlib.models.sites import Site
+from steerlib.steering.operations import Ablate, Add, Affine, Operation, Steering
 
 
 def random_like(steering: Steering, *, seed: int = 0) -> Steering:

@@ -16,11 +16,13 @@ from typing import Any, SupportsFloat
 import pandas as pd
 from tqdm.auto import tqdm
 
-from steerlib import sites
 from steerlib.errors import SteerlibError
-from steerlib.models import Model
-from steerlib.sites import Layers
-from steerlib.steering import Steering, steer
+from steerlib.models import sites
+from steerlib.models.model import Model
+from steerlib.models.sites import Layers
+from steerlib.steering.apply import steer
+from steerlib.steering.edits import layers_in_short, subset
+from steerlib.steering.operations import Steering
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ def choose_layers(
         raise SteerlibError(f"floor is how much capability may fall, 0 or more, not {floor!r}.")
     parts = [subset(model, steering, window) for window in candidates]
     windows = [sites.layers(model.hf, window) for window in candidates]
-    names = [w if isinstance(w, str) else _name(layers) for w, layers in zip(candidates, windows, strict=True)]
+    names = [
+        w if isinstance(w, str) else layers_in_short(layers) for w, layers in zip(candidates, windows, strict=True)
+    ]
     rows = [_row("unsteered", [], score(model))]
     for name, part, layers in zip(tqdm(names, desc="scoring layers", leave=False), parts, windows, strict=True):
         with steer(model, part, strength):
@@ -89,29 +93,6 @@ def choose_layers(
     part = parts[chosen - 1]
     made = Steering(part.operations, {**part.provenance, "chosen": rule})
     return LayerChoice(tuple(windows[chosen - 1]), made, table.assign(chosen=table.index == chosen), rule)
-
-
-def subset(model: Model, steering: Steering, layers: Layers) -> Steering:
-    """The part of a steering that stands in these layers; the norm after the last block belongs to "all".
-
-    Raises SteerlibError if the steering has nothing at one of them.
-    """
-    wanted = sites.layers(model.hf, layers)
-    held = {site.layer for site in steering.operations}
-    if missing := [layer for layer in wanted if layer not in held]:
-        raise SteerlibError(
-            f"the steering has nothing at layer {missing[0]}: it was made at {_name(sorted(held))}, make it with layers='all'."
-        )
-    kept = {*wanted, -1} if layers == "all" else {*wanted}
-    operations = {site: operation for site, operation in steering.operations.items() if site.layer in kept}
-    return Steering(operations, {**steering.provenance, "subset": wanted})
-
-
-def _name(layers: Sequence[int]) -> str:
-    """Layers in short: 3, 4-9, or 2, 5, 7."""
-    if len(layers) > 1 and layers[-1] - layers[0] == len(layers) - 1:
-        return f"{layers[0]}-{layers[-1]}"
-    return ", ".join(map(str, layers))
 
 
 def _row(name: str, layers: Sequence[int], scores: tuple[SupportsFloat, SupportsFloat]) -> dict[str, Any]:

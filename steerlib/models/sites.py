@@ -7,11 +7,12 @@ vector of the hidden width (and perhaps a bias), an attention is the part of a b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from steerlib.errors import SteerlibError
 
@@ -183,3 +184,31 @@ def _attention(hf: Any, layer: int) -> tuple[nn.Module, int, int]:
         f"no attention with an output projection ({', '.join(OUTPUT_PROJECTIONS)}) in block {layer} "
         f"({type(block).__name__}): {', '.join(name for name, _ in block.named_children())}."
     )
+
+
+def hook(place: Place, change: Callable[[Tensor], Tensor]) -> Any:
+    """Put `change` on the activation at a place: a module's output, or for a head some columns of its input."""
+    if place.start is None:
+
+        def after(module: nn.Module, args: Any, output: Any) -> Any:
+            if isinstance(output, tuple):  # a block may return a tuple whose first member is the activation
+                return (change(output[0]), *output[1:])
+            return change(output)
+
+        return place.module.register_forward_hook(after)
+    begin, end = place.start, place.start + place.width
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        h = args[0]
+        return (torch.cat([h[..., :begin], change(h[..., begin:end]), h[..., end:]], -1), *args[1:])
+
+    return place.module.register_forward_pre_hook(before)
+
+
+def image_token(hf: Any) -> int | None:
+    """The id of the token that stands for a piece of a picture, or None for a model that reads only text."""
+    for key in ("image_token_id", "image_token_index"):
+        value = getattr(hf.config, key, None)
+        if isinstance(value, int):
+            return value
+    return None

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from steerlib.assets import fetch
-from steerlib.claims import Verdict, anchor, check
 from steerlib.errors import SteerlibError
-from steerlib.ledger import Claim, Measured, expected, interval, sentence, show
+from steerlib.reproduce.claims import Verdict, anchor, check
+from steerlib.reproduce.ledger import Claim, Measured, expected, interval, sentence, show
 
 MATHJAX = "sphinx-mathjax-offline"  # the asset that carries MathJax; _config.yml has its place
 

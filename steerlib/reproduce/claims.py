@@ -1,6 +1,6 @@
 """`claim(id, result)`: the one way by which a number that the book measured reaches its pages.
 
-It looks the id up in the ledger (`steerlib.ledger`), adds the number to the record of the run, and
+It looks the id up in the ledger (`steerlib.reproduce.ledger`), adds the number to the record of the run, and
 gives it to the prose as glue data and as a badge. It never fails because a number differs: a reader
 who changed a parameter should see the difference, not an error. `check` judges after the run.
 """
@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from steerlib.errors import SteerlibError
-from steerlib.ledger import (
+from steerlib.reproduce.ledger import (
     Claim,
     Measured,
     Value,

@@ -1,4 +1,4 @@
-"""Training a handful of tensors that act on a frozen model, by the reward of `steerlib.methods.reward`.
+"""Training a handful of tensors that act on a frozen model, by the reward of `steerlib.training.reward`.
 
     each step:  loss = mu KL(changed || base) + l1 |learned|_1 - E[r];    Adam, its rate rising shortly and then
                 falling linearly to 0;    log mu moves by at most 0.1 towards KL = eps (a dual variable), unless mu is fixed
@@ -22,9 +22,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlib.errors import SteerlibError
-from steerlib.methods.checkpoint import History, Run
-from steerlib.methods.plan import Data, Plan
-from steerlib.methods.reward import (
+from steerlib.models.model import Model
+from steerlib.training.checkpoint import History, Run
+from steerlib.training.config import Data, Plan
+from steerlib.training.reward import (
     Draw,
     Question,
     ask,
@@ -34,7 +35,6 @@ from steerlib.methods.reward import (
     fingerprint,
     rewards,
 )
-from steerlib.models import Model
 
 BETAS, SMALL = (0.9, 0.99), 1e-8  # of Adam
 WARM_UP = 0.1  # of the steps, in which the learning rate rises

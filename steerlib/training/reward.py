@@ -23,7 +23,10 @@ import torch
 from torch import Tensor
 
 from steerlib.errors import SteerlibError
-from steerlib.models import Model, Prompt, Seen, _refuse_prefixes, laid_out
+from steerlib.models.layout import laid_out
+from steerlib.models.model import Model
+from steerlib.models.prompts import Prompt
+from steerlib.models.scoring import Seen, refuse_prefixes
 from steerlib.tasks import Task
 
 Reward = Literal["occupation", "prompt"]
@@ -69,8 +72,8 @@ def questions(model: Model, task: Task, *, whole: bool = False) -> tuple[list[Qu
                 f"an item on '{item.occupation}' has options for {', '.join(item.groups)}, but '{task.name}' has the groups "
                 f"{', '.join(groups)}: every item needs options for all of them."
             )
-        start, tails, seen = model._split(item.prompt, item.options)
-        _refuse_prefixes(item.options, tails)
+        start, tails, seen = model.split(item.prompt, item.options)
+        refuse_prefixes(item.options, tails)
         rows: dict[tuple[int, ...], list[tuple[list[int], int]]] = {}
         for tail, group in zip(tails, item.groups, strict=True):  # those that differ in their last id share a row
             rows.setdefault(tuple(tail[:-1]), []).append((tail, groups.index(group)))

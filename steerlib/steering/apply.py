@@ -1,0 +1,194 @@
+"""`with steer(model, steering, strength): ...` applies a Steering by hooks and takes them away again on every way out.
+
+No weight is ever written. What the hooks know of the running pass (prompt, answer, padding, pictures) is followed here.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from steerlib.errors import SteerlibError
+from steerlib.models import sites
+from steerlib.models.layout import Layout, laid_out, layout
+from steerlib.models.model import Model
+from steerlib.models.sites import Place, Site, hook, image_token
+from steerlib.steering.operations import Operation, Steering, tensors_of
+
+Tokens = Literal["all", "prompt", "generated", "image", "last"]
+SCOPES = ("all", "prompt", "generated", "image", "last")
+
+
+@contextmanager
+def steer(model: Model, steering: Steering, strength: float = 1.0, *, tokens: Tokens = "all") -> Iterator[None]:
+    """Within the `with`, `model` runs steered; on leaving it, however that happens, it is as before, to the bit.
+
+    strength: 0 is the unsteered model, to the bit; 1 what the method made. tokens: which positions are steered: "all",
+    "prompt", "generated" (what the model has written), "image", or "last" (the prompt's last token). Padding never is, and
+    decoding with and without a cache of keys and values writes the same. Nested `with`s act in the order written.
+    Warns if the strength lies outside the range that the steering was made for. Raises SteerlibError if the steering does not
+    fit the model.
+    """
+    if tokens not in SCOPES:
+        raise SteerlibError(f"'{tokens}' names no tokens: use {', '.join(SCOPES)}.")
+    if not isinstance(strength, numbers.Real) or not math.isfinite(strength):
+        raise SteerlibError(f"strength must be a finite number, not {strength!r}.")
+    if tokens == "image" and image_token(model.hf) is None:
+        raise SteerlibError(f"'{model.name}' reads no pictures, so it has no image tokens to steer.")
+    places = _fit(model, steering)
+    low, high = steering.provenance.get("strengths", (-math.inf, math.inf))
+    if not low <= strength <= high:
+        warnings.warn(
+            f"strength {strength:g} lies outside the range in which this steering was trained ({low:g} to {high:g}): measure what "
+            "it does there before you rely on it.",
+            stacklevel=3,
+        )
+    if strength == 0:
+        yield
+        return
+    with ExitStack() as stack:
+        reading = stack.enter_context(_reading(model.hf))
+        for site, operation in steering.operations.items():
+            moved = type(operation)(**{k: t.to(model.device, torch.float32) for k, t in tensors_of(operation).items()})
+
+            def change(h: Tensor, operation: Operation = moved) -> Tensor:
+                steered = operation(h.float(), strength).to(h.dtype)
+                return torch.where(reading.scope(tokens, h).unsqueeze(-1), steered, h)
+
+            stack.callback(hook(places[site], change).remove)
+        yield
+
+
+class _Reading:
+    """Which tokens the running forward pass holds: kept up to date by hooks, asked by the steering."""
+
+    def __init__(self, hf: Any) -> None:
+        self.hf, self.image_token = hf, image_token(hf)
+        self.depth = 0  # of nested forward passes: the outermost one knows the token ids and the mask
+        self.start = 0  # the absolute column of the first token of this pass
+        self.ids: Tensor | None = None  # (batch, tokens)
+        self.mask: Tensor | None = None  # (batch, columns so far)
+        self.prompt_columns = 0  # of a decoding loop that calls the model itself
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        self.depth = 1 if module is self.hf else self.depth + 1
+        if self.depth > 1 and (ids is None or ids is self.ids):
+            return
+        self.depth, self.ids = 1, ids  # other tokens: the count was left behind by an interrupted pass
+        mask = kwargs.get("attention_mask")
+        self.mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        past = kwargs.get("past_key_values")
+        self.start = int(past.get_seq_length()) if past is not None else 0
+        if self.start == 0:
+            held = self.ids if self.ids is not None else kwargs["inputs_embeds"]
+            self.prompt_columns = held.shape[1]
+        else:  # what was read before anybody looked was the prompt
+            self.prompt_columns = min(self.prompt_columns or self.start, self.start)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.depth -= 1
+
+    def scope(self, tokens: Tokens, h: Tensor) -> Tensor:
+        """(batch, tokens) bool: which tokens of this pass, with activations h, are to be steered."""
+        batch, width = h.shape[:2]
+        columns = torch.arange(self.start, self.start + width, device=h.device)
+        now = layout.get()
+        if now is None:  # somebody calls the model without asking through Model
+            real = self.mask if self.mask is not None else h.new_ones((batch, width), dtype=torch.bool)
+            prompt = real[:, : self.prompt_columns]
+            ends = (prompt * torch.arange(1, prompt.shape[1] + 1, device=h.device)).amax(1)  # past the last real one
+            now = Layout(real, ends)
+        repeats = batch // now.real.shape[0]  # beams, or several samples a prompt
+        real, ends = now.real.repeat_interleave(repeats, 0), now.prompt_end.repeat_interleave(repeats, 0).unsqueeze(1)
+        unseen = max(0, self.start + width - real.shape[1])  # columns that were generated: never padding
+        here = nn.functional.pad(real, (0, unseen), value=True)[:, self.start : self.start + width]
+        if tokens == "prompt":
+            return here & (columns < ends)
+        if tokens == "generated":
+            return here & (columns >= ends)
+        if tokens == "last":
+            return here & (columns == ends - 1)
+        if tokens == "image":
+            if self.ids is None or self.ids.dim() != 2:
+                raise SteerlibError("image tokens cannot be told from embeddings alone: call the model with input_ids.")
+            return here & (self.ids == self.image_token)
+        return here
+
+
+@contextmanager
+def _reading(hf: Any) -> Iterator[_Reading]:
+    """Follow the forward passes of a model, and of the decoder inside it if that is called by itself."""
+    reading = _Reading(hf)
+    chain = {id(module): module for module in (hf, hf.base_model, sites.decoder(hf))}
+    with ExitStack() as stack:
+        for module in chain.values():
+            stack.callback(module.register_forward_pre_hook(reading.enter, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(reading.leave, always_call=True).remove)
+        stack.enter_context(_telling(hf))
+        yield reading
+
+
+class _Generate:
+    """`hf.generate` while somebody steers: the hooks know the prompt's layout even if nobody has said it."""
+
+    def __init__(self, hf: Any) -> None:
+        self.plain, self.had = hf.generate, hf.__dict__.get("generate")
+        self.users = 0  # the `with`s that need it, which may end in any order
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
+        if layout.get() is not None or not isinstance(ids, Tensor):
+            return self.plain(*args, **kwargs)
+        mask = kwargs.get("attention_mask")
+        real = mask.bool() if mask is not None else torch.ones_like(ids, dtype=torch.bool)
+        with laid_out(real, torch.full((len(ids),), ids.shape[1], device=ids.device)):
+            return self.plain(*args, **kwargs)
+
+
+@contextmanager
+def _telling(hf: Any) -> Iterator[None]:
+    """Within the `with`, `hf.generate` is a `_Generate`; the last `with` to end puts back what was there."""
+    generate = hf.__dict__.get("generate")
+    if not isinstance(generate, _Generate):
+        generate = _Generate(hf)
+        object.__setattr__(hf, "generate", generate)
+    generate.users += 1
+    try:
+        yield
+    finally:
+        generate.users -= 1
+        if generate.users == 0 and hf.__dict__.get("generate") is generate:
+            del hf.__dict__["generate"]
+            if generate.had is not None:
+                object.__setattr__(hf, "generate", generate.had)
+
+
+def _fit(model: Model, steering: Steering) -> dict[Site, Place]:
+    """Each site found in the model; refused, with both shapes, where the steering was made for something else."""
+    made = steering.provenance
+    have = {
+        "architecture": sites.decoder(model.hf).config.model_type,
+        "width": sites.width(model.hf),
+        "layers": len(sites.blocks(model.hf)),
+    }
+    if any(key in made and made[key] != value for key, value in have.items()):
+        theirs = ", ".join(f"{made.get(key, 'any')} {key}" for key in have)
+        ours = ", ".join(f"{value} {key}" for key, value in have.items())
+        raise SteerlibError(f"this steering was made for another model ({theirs}); '{model.name}' has {ours}.")
+    places = {}
+    for site, operation in steering.operations.items():
+        places[site] = sites.find(model.hf, site)
+        for name, tensor in tensors_of(operation).items():
+            if tuple(tensor.shape) != (places[site].width,):
+                raise SteerlibError(
+                    f"{name} of {site} has shape {tuple(tensor.shape)}, but '{model.name}' has ({places[site].width},) there."
+                )
+    return places
