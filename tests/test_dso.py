@@ -32,7 +32,7 @@ def task(options: tuple[str, ...] = (" a", " b"), groups: tuple[str, ...] = ("ma
     """Four occupations with `each` ambiguous items, and two unambiguous ones."""
     items = []
     for i, name in enumerate(("plumber", "nurse", "pilot", "librarian")):
-        about: dict[str, Any] = {"occupation": name, "percent_women": 20.0 * i, "stereotype": groups[i % 2]}
+        about: dict[str, Any] = {"cluster": name, "statistic": 20.0 * i, "stereotype": groups[i % 2]}
         for k in range(each):
             items.append(Item(WORDINGS[k].format(name), options, groups, **about, template=str(k)))
         for group in groups[:2]:

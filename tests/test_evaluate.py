@@ -154,7 +154,8 @@ def scored(
     """
     items: list[PairItem] = []
     for row in PEOPLE.to_dict("records"):
-        about = {**row, "stereotype": "light" if by == "tone" else row["stereotype"]}
+        stereotype = "light" if by == "tone" else row["stereotype"]
+        about = {"cluster": row["occupation"], "statistic": row["percent_women"], "stereotype": stereotype}
         for pair in pairs:
             for right in (None, *pair):
                 for a, b in (pair, pair[::-1])[:orders]:

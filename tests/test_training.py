@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from test_people import need
 
 from steerlib import chat, load
-from steerlib.assets import data_path
 from steerlib.tasks.people import GENDERS, to_images
 
 pytest.importorskip("peft")
@@ -23,7 +23,9 @@ SIZES = {"share": {}, "choices": 0.5, "binding": (0.25, 0.1, 0.4, 0.1, 0.15), "s
 @pytest.fixture(scope="module")
 def train() -> ModuleType:
     need()
-    spec = importlib.util.spec_from_file_location("train", data_path("models", "smol-llava", "train.py"))
+    spec = importlib.util.spec_from_file_location(
+        "train", Path(__file__).parent.parent / "tools" / "smol_llava" / "train.py"
+    )
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules["train"] = module  # where its dataclasses look themselves up

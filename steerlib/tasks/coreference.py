@@ -102,7 +102,7 @@ def coreference(
                     items += _four(row, other, sentence)
     if not items:
         raise SteerlibError("this coreference task has no items: give at least one sentence.")
-    return Task("coreference", tuple(items))
+    return Task("coreference", tuple(items), "occupation", "percent_women")
 
 
 def _four(row: dict[Any, Any], other: dict[Any, Any], sentence: Sentence) -> list[Item]:
@@ -119,8 +119,8 @@ def _four(row: dict[Any, Any], other: dict[Any, Any], sentence: Sentence) -> lis
                     QUESTION.format(sentence=text, pronoun=pronoun),
                     (f" {first['occupation']}", f" {second['occupation']}"),
                     (said, unsaid) if place == "first" else (unsaid, said),
-                    occupation=str(row["occupation"]),
-                    percent_women=float(row["percent_women"]),
+                    cluster=str(row["occupation"]),
+                    statistic=float(row["percent_women"]),
                     stereotype=str(row["stereotype"]),
                     template=f"{sentence.name}-{pronoun}-{place}",
                     answer=None if right is None else said if right else unsaid,

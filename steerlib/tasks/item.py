@@ -6,7 +6,7 @@ An item is ambiguous (any group would do: it measures bias) or unambiguous (one 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -21,26 +21,44 @@ SPLITS = ("train", "validation", "test", "all")
 class Item:
     """One decision. options[i] is an answer that stands for groups[i].
 
-    occupation, percent_women, stereotype: whom it is about. template: the wording it comes from. answer: the group that
+    cluster: what the item is about, such as an occupation; items about one thing are not independent, and bias is averaged over
+    clusters. statistic: a number known about the cluster, such as the percentage of women in an occupation, or None. stereotype:
+    the group that a prejudice expects, or None if there is none. template: the wording it comes from. answer: the group that
     the prompt makes right, or None if the item is ambiguous.
     """
 
     prompt: Prompt
     options: tuple[str, ...]
     groups: tuple[str, ...]
-    occupation: str
-    percent_women: float
-    stereotype: str
-    template: str
+    cluster: str
+    statistic: float | None = None
+    stereotype: str | None = None
+    template: str = ""
     answer: str | None = None
+
+    @property
+    def occupation(self) -> str:
+        """The cluster of an item about work."""
+        return self.cluster
+
+    @property
+    def percent_women(self) -> float | None:
+        """The statistic of an item about work: the percentage of women who do it."""
+        return self.statistic
 
 
 @dataclass(frozen=True)
 class Task:
-    """A named list of items."""
+    """A named list of items.
+
+    about: what the clusters are, in one word that names a column of results ("occupation"). statistic: what the items' number
+    is, likewise ("percent_women").
+    """
 
     name: str
     items: tuple[Item, ...]
+    about: str = "cluster"
+    statistic: str = "statistic"
 
     def __len__(self) -> int:
         return len(self.items)
@@ -51,12 +69,12 @@ class Task:
     @property
     def ambiguous(self) -> Task:
         """Only the items on which either answer would do."""
-        return Task(self.name, tuple(item for item in self.items if item.answer is None))
+        return replace(self, items=tuple(item for item in self.items if item.answer is None))
 
     @property
     def unambiguous(self) -> Task:
         """Only the items that have a right answer."""
-        return Task(self.name, tuple(item for item in self.items if item.answer is not None))
+        return replace(self, items=tuple(item for item in self.items if item.answer is not None))
 
 
 def occupations(split: str = "all", *, pictured: bool = False) -> pd.DataFrame:

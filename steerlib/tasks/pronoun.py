@@ -172,7 +172,11 @@ def pronoun(
             raise SteerlibError(
                 f"occupation '{row['occupation']}' has the stereotype {row['stereotype']!r}: it must be 'man' or 'woman'."
             )
-        about = {key: row[key] for key in ("occupation", "percent_women", "stereotype")}
+        about = {
+            "cluster": row["occupation"],
+            "statistic": row["percent_women"],
+            "stereotype": row["stereotype"],
+        }
         for template in templates:
             if template.held_out and split in ("train", "validation"):
                 continue
@@ -181,4 +185,4 @@ def pronoun(
                 items.append(Item(prompt, OPTIONS, GROUPS, **about, template=template.name, answer=group))
     if not items:
         raise SteerlibError("this pronoun task has no items: give at least one occupation and one wording.")
-    return Task("pronoun", tuple(items))
+    return Task("pronoun", tuple(items), "occupation", "percent_women")

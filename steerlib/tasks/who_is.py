@@ -102,8 +102,11 @@ def who_is(
     for row in table.to_dict("records"):
         job = row["occupation"]
         others = [other for other in table["occupation"] if other != job]
-        about = {key: row[key] for key in ("occupation", "percent_women", "stereotype")}
-        about["stereotype"] = "light" if by == "tone" else about["stereotype"]
+        about = {
+            "cluster": job,
+            "statistic": row["percent_women"],
+            "stereotype": "light" if by == "tone" else row["stereotype"],
+        }
         for t, template in enumerate(templates):
             asked = template.text.format(occupation=job, an_occupation=article(job))
             for k in range(scenes):
@@ -125,7 +128,7 @@ def who_is(
                                 second=second,
                             )
                         )
-    return Task(f"who-is-{by}-{clothes}", tuple(items))
+    return Task(f"who-is-{by}-{clothes}", tuple(items), "occupation", "percent_women")
 
 
 def _pairs(
