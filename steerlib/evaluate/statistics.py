@@ -32,6 +32,11 @@ class Estimate:
     high: float
     n: int
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The ends of the 95 % interval; both NaN where there is none."""
+        return self.low, self.high
+
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
