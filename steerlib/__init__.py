@@ -32,7 +32,7 @@ from steerlib.models.sites import Site
 from steerlib.reproduce.claims import claim
 from steerlib.steering import controls
 from steerlib.steering.apply import steer
-from steerlib.steering.capture import capture
+from steerlib.steering.capture import activations, capture
 from steerlib.steering.edits import cosines, sparsify, subset
 from steerlib.steering.operations import Ablate, Add, Affine, Steering, load_steering
 
@@ -55,6 +55,7 @@ __all__ = [
     "Steering",
     "SteerlibError",
     "Tradeoff",
+    "activations",
     "adapted",
     "attribute_words",
     "capability",

@@ -15,12 +15,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from jinja2.exceptions import TemplateError
 from torch import Tensor
 
-from steerlib.errors import SteerlibError
-from steerlib.models.layout import laid_out
-from steerlib.models.prompts import Prompt, as_list, pictures_of
+from steerlib.errors import SteerlibError, check_count
+from steerlib.models.layout import alone, laid_out
+from steerlib.models.prompts import Prompt, as_list, as_text, check_chat, pictures_of
+from steerlib.models.sampling import decoding, own_distribution, seeds_of
 from steerlib.models.scoring import Row, Seen, batches, options_for, refuse_prefixes
+
+WINDOW = 16  # batches whose prompts are read, and whose pictures are held, at a time
 
 
 @dataclass(frozen=True)
@@ -42,19 +46,30 @@ class Model:
         return cast(torch.device, self.hf.device)
 
     def render(self, prompt: Prompt) -> str:
-        """The text that the model reads for `prompt`: itself if plain, else through the model's chat template."""
+        """The text that the model reads for a prompt: itself if plain, else through the model's chat template.
+
+        Raises:
+            SteerlibError: the chat is malformed, or the model's template is missing or refuses it.
+
+        Example:
+            >>> import steerlib as sl
+            >>> sl.load("smollm2").render("The nurse said that")
+            'The nurse said that'
+        """
         if isinstance(prompt, str):
             return prompt
-        if not prompt:
-            raise SteerlibError("an empty chat was given: a chat needs at least one message.")
-        if any(not {"role", "content"} <= set(message) for message in prompt):
-            raise SteerlibError("a message of a chat lacks its 'role' or its 'content'.")
+        check_chat(prompt)
         begun = prompt[-1]["role"] == "assistant"
         template = self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
         if not template.chat_template:
             raise SteerlibError(f"'{self.name}' has no chat template: give plain text instead of messages.")
         how: dict[str, bool] = {"continue_final_message": True} if begun else {"add_generation_prompt": True}
-        return str(template.apply_chat_template(list(prompt), tokenize=False, **how))
+        messages = as_text(prompt) if self.processor is None else list(prompt)
+        try:
+            return str(template.apply_chat_template(messages, tokenize=False, **how))
+        except (TemplateError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise SteerlibError(f"the chat template of '{self.name}' does not take this chat: {reason}.") from error
 
     def tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         """Token ids of `prompt` followed by `continuation`; special tokens as the model expects them."""
@@ -166,39 +181,76 @@ class Model:
         *,
         max_new_tokens: int = 40,
         temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
         seed: int = 0,
         batch_size: int = 16,
         use_cache: bool = True,
     ) -> Any:
         """What the model writes after each prompt, up to its end-of-text token or `max_new_tokens`.
 
-        temperature: 0 is greedy; above it, sampled with `seed`. use_cache: keep keys and values between steps (same text).
-        Returns n texts without the prompt; one text if one prompt was given.
+        Tokens are drawn from the model's own distribution: penalties and cut-offs that a checkpoint's generation_config asks for
+        play no part. A sampled text depends on its prompt and the seed, not on the other prompts; a prompt that is given
+        twice gets two draws.
+
+        Args:
+            prompts: n prompts, or one.
+            max_new_tokens: the most tokens that are written per prompt.
+            temperature: 0 takes the likeliest token; 1 samples with the model's probabilities; others sharpen or flatten them.
+            top_p: sample only among the likeliest tokens that together have this probability; 1 is all.
+            top_k: sample only among this many of the likeliest tokens; 0 is all.
+            seed: of the samples.
+            batch_size: how many prompts are continued together.
+            use_cache: keep keys and values between steps; the text is the same.
+
+        Returns:
+            n texts without their prompts, or one text if one prompt was given.
+
+        Raises:
+            SteerlibError: a prompt is empty, an option is out of range, or the model gives logits that are not finite.
+
+        Example:
+            >>> import steerlib as sl
+            >>> sl.load("smollm2").generate("The capital of France is", max_new_tokens=1)
+            ' Paris'
         """
         many, single = as_list(prompts)
-        rows = [self.read(prompt) for prompt in many]
-        for i, (row, _) in enumerate(rows):
-            if not row:
-                raise SteerlibError(f"prompt {i} is empty: there is nothing to continue.")
-        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-        texts = [""] * len(rows)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            for part in batches([len(row) for row, _ in rows], batch_size):
-                batch = self.batch([rows[i][0] for i in part], [rows[i][1] for i in part])
+        check_count("max_new_tokens", max_new_tokens)
+        check_count("batch_size", batch_size)
+        decoding(self.name, temperature=temperature, top_p=top_p, top_k=top_k, seeds=[])  # refuses before it reads
+        texts: list[str] = []
+        met: list[list[int]] = []
+        for start in range(0, len(many), WINDOW * batch_size):
+            rows = [self.read(prompt) for prompt in many[start : start + WINDOW * batch_size]]
+            if [] in (ids := [row for row, _ in rows]):
+                raise SteerlibError(f"prompt {start + ids.index([])} is empty: there is nothing to continue.")
+            met += ids
+            seeds = seeds_of(met, seed)[start:]
+            texts += [""] * len(rows)
+            for part in batches([len(row) for row in ids], batch_size):
+                batch = self.batch([ids[i] for i in part], [rows[i][1] for i in part])
                 batch.pop("position_ids", None)  # generate() counts them from the mask itself
                 width = batch["input_ids"].shape[1]
                 ends = torch.full((len(part),), width, device=self.device)
-                with torch.inference_mode(), laid_out(batch["attention_mask"].bool(), ends):
+                drawn = decoding(
+                    self.name, temperature=temperature, top_p=top_p, top_k=top_k, seeds=[seeds[i] for i in part]
+                )
+                with (
+                    alone(self.hf),
+                    own_distribution(self.hf),
+                    torch.inference_mode(),
+                    laid_out(batch["attention_mask"].bool(), ends),
+                ):
                     out = self.hf.generate(
                         **batch,
-                        **sampling,
-                        max_new_tokens=max_new_tokens,
+                        do_sample=False,  # the processors have drawn
+                        logits_processor=drawn,
+                        max_new_tokens=int(max_new_tokens),
                         use_cache=use_cache,
                         pad_token_id=self.tokenizer.pad_token_id,
                     )
-                for i, ids in zip(part, out[:, width:].tolist(), strict=True):
-                    texts[i] = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+                for i, written in zip(part, out[:, width:].tolist(), strict=True):
+                    texts[start + i] = str(self.tokenizer.decode(written, skip_special_tokens=True))
         return texts[0] if single else texts
 
     def split(self, prompt: Prompt, continuations: Sequence[str]) -> Row:
@@ -220,8 +272,10 @@ class Model:
         return start, tails, seen
 
     def _encode(self, prompt: Prompt, text: str) -> list[int]:
-        """Token ids of a text; a chat's template has written the special tokens already."""
-        return cast(list[int], self.tokenizer(text, add_special_tokens=isinstance(prompt, str))["input_ids"])
+        """Token ids of a text; where a chat's template, or the text itself, begins it as the model expects, nothing is added."""
+        begins = self.tokenizer.bos_token
+        plain = isinstance(prompt, str) and not (begins and text.startswith(begins))
+        return cast(list[int], self.tokenizer(text, add_special_tokens=plain)["input_ids"])
 
     def _score(self, rows: Sequence[Row], batch_size: int) -> list[list[Tensor]]:
         """For rows with tails that differ in the last id only: each tail's (tokens,) log-probabilities."""
@@ -231,7 +285,7 @@ class Model:
             batch = self.batch([rows[i][0] + rows[i][1][0][:-1] for i in part], [rows[i][2] for i in part])
             width, keep = batch["input_ids"].shape[1], max(sizes[i] for i in part)
             ends = torch.tensor([width + 1 - sizes[i] for i in part], device=self.device)
-            with torch.inference_mode(), laid_out(batch["attention_mask"].bool(), ends):
+            with alone(self.hf), torch.inference_mode(), laid_out(batch["attention_mask"].bool(), ends):
                 logits = self.hf(**batch, use_cache=False, logits_to_keep=keep).logits  # (batch, keep, vocabulary)
             for i, line in zip(part, logits, strict=True):
                 line = line[-sizes[i] :].float().log_softmax(-1)  # (tokens, vocabulary)

@@ -7,7 +7,8 @@ vector of the hidden width (and perhaps a bias), an attention is the part of a b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -216,3 +217,26 @@ def image_token(hf: Any) -> int | None:
         if isinstance(value, int):
             return value
     return None
+
+
+@contextmanager
+def uncompiled(hf: Any) -> Iterator[None]:
+    """Within the `with`, compiled code runs as plain Python where the network, or a part of it, was compiled.
+
+    A compiled network does not look at hooks that were registered after it had been compiled.
+    """
+    parts = hf.modules() if isinstance(hf, nn.Module) else ()
+    if not any(_is_compiled(part) for part in parts):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    forward = vars(module).get("forward")
+    return (
+        getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module, "_orig_mod")
+        or hasattr(forward, "_torchdynamo_orig_callable")
+    )
