@@ -80,8 +80,7 @@ def _check(chosen: argparse.Namespace) -> int:
     from steerlib.reproduce.accept import ACCEPTABLE, accept
     from steerlib.reproduce.checkout import choose, find_root, notebooks, read_ledger, read_records
     from steerlib.reproduce.fingerprint import stale
-    from steerlib.reproduce.run import conclude
-    from steerlib.reproduce.verdicts import check, table
+    from steerlib.reproduce.verdicts import check, conclude, table
 
     root = find_root()
     names = choose(chosen.chapters, notebooks(root))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+import steerlib as sl
 from steerlib.errors import SteerlibError
 from steerlib.reproduce.accept import accept
 from steerlib.reproduce.claims import claim, claims
@@ -341,6 +342,7 @@ def test_claim_records_value_interval_and_n(run: Path, capsys: pytest.CaptureFix
 
 
 def test_several_claims_in_one_call_are_recorded_as_one_by_one(run: Path) -> None:
+    assert (sl.claim, sl.claims) == (claim, claims)
     claims({"first.bias.order": [1, 2], "first.bias.before": 0.61})
     together = read_record(run)["claims"]
     run.unlink()

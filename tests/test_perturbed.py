@@ -11,6 +11,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTER = "03-a-first-steering-vector"
+REPRODUCE = """
+import sys
+import steerlib.__main__, steerlib.reproduce.run
+steerlib.reproduce.run.build = lambda *_: "no pages, to save time"
+sys.exit(steerlib.__main__.main(["reproduce", "3"]))
+"""
 THIN = """
 whole = sl.tasks.pronoun
 def thin(split, **options):
@@ -46,7 +52,7 @@ def test_a_sign_flipped_in_contrastive_makes_reproduce_fail_and_name_the_claims(
     ]
     path.write_text(json.dumps(chapter), encoding="utf-8")
 
-    command = [sys.executable, "-m", "steerlib", "reproduce", "3"]
+    command = [sys.executable, "-c", REPRODUCE]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280

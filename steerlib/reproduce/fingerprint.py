@@ -1,7 +1,7 @@
 """What a chapter's numbers were made of, as hashes; and what of it has changed since.
 
 The one idea: every cause has a name that a person knows ("the notebook", "the library"), so that a stale record can
-say why it is stale. Weights are hashed by their content, file by file: files that appear later were not used by the run.
+say why it is stale. Weights are hashed by their content, model by model: models that appear later were not used by the run.
 
 Left out, because they move numbers by less than any tolerance or not at all: the number of threads and of chapters side
 by side, the machine, the place of the cache. Models from the hub are not hashed; name a revision to pin one.
@@ -55,11 +55,15 @@ def _shared(root: Path) -> dict[str, str]:
 
 
 def weights() -> dict[str, str]:
-    """The hash of each file in steerlib's cache: models, drawings and scripts, by its path below the cache."""
+    """The hash of each model, each set of drawings and each script in steerlib's cache, by its path below the cache."""
     cache = cache_dir()
-    found = [path for part in ("assets", "models", "people") for path in _files(cache / part)]
-    named = {path.relative_to(cache).as_posix(): path for path in found}
-    return {name: file_hash(path) for name, path in named.items() if not name.endswith("lock") and "/tmp-" not in name}
+    found: dict[str, list[Path]] = {}
+    for kind, depth in (("assets", 3), ("models", 2), ("people", 2)):  # assets/NAME/VERSION, models/NAME, people/FILE
+        for path in _files(cache / kind):
+            parts = path.relative_to(cache).parts
+            if not path.name.endswith("lock") and not any(part.startswith("tmp-") for part in parts):
+                found.setdefault("/".join(parts[:depth]), []).append(path)
+    return {name: _together(cache, paths) for name, paths in found.items()}
 
 
 def expectations(ledger: Mapping[str, Claim], name: str) -> str:

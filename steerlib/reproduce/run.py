@@ -32,7 +32,7 @@ from steerlib.reproduce.parameters import other_parameters
 from steerlib.reproduce.progress import Progress, Screen
 from steerlib.reproduce.record import Record, read_record, write_json
 from steerlib.reproduce.rules import Claim
-from steerlib.reproduce.verdicts import Outcome, Verdict, check, table
+from steerlib.reproduce.verdicts import Outcome, Verdict, check, conclude, table
 
 MEMORY = 3e9  # bytes that one chapter may need
 
@@ -151,31 +151,6 @@ def in_order(names: Sequence[str], seconds: Mapping[str, float], jobs: int) -> l
     ['02', '03', '01']
     """
     return sorted(names, key=lambda name: -seconds.get(name, float("inf"))) if jobs > 1 else list(names)
-
-
-def conclude(
-    verdicts: Sequence[Verdict],
-    records: Mapping[str, Record],
-    old: Mapping[str, Sequence[str]],
-    names: Sequence[str],
-    *,
-    asked: bool = False,
-) -> Outcome:
-    """What the verdicts on the chosen chapters come to.
-
-    Args:
-        verdicts: of `check`, on all chapters.
-        records: of the chapters' runs.
-        old: what changed since chapters ran, by chapter; these are not judged.
-        names: the chosen chapters.
-        asked: whether the user asked for other parameters than the book's.
-    """
-    return Outcome(
-        [v for v in verdicts if v.claim.chapter in names],
-        [name for name in names if name in records and records[name].get("status") != "ran"],
-        {name: causes for name, causes in old.items() if name in names},
-        asked,
-    )
 
 
 def _current(

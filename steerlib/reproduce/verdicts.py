@@ -141,3 +141,28 @@ class Outcome:
         bad = sum(v.miss for v in self.verdicts)
         said = f"{judged} of {total} claims judged: {f'{bad} do not hold' if bad else 'all hold'}"
         return "\n".join([*lines, said + (f"; not judged: {left}" if left else "")])
+
+
+def conclude(
+    verdicts: Sequence[Verdict],
+    records: Mapping[str, Mapping[str, Any]],
+    old: Mapping[str, Sequence[str]],
+    names: Sequence[str],
+    *,
+    asked: bool = False,
+) -> Outcome:
+    """What the verdicts on the chosen chapters come to.
+
+    Args:
+        verdicts: of `check`, on all chapters.
+        records: of the chapters' runs.
+        old: what changed since chapters ran, by chapter; these are not judged.
+        names: the chosen chapters.
+        asked: whether the user asked for other parameters than the book's.
+    """
+    return Outcome(
+        [v for v in verdicts if v.claim.chapter in names],
+        [name for name in names if name in records and records[name].get("status") != "ran"],
+        {name: causes for name, causes in old.items() if name in names},
+        asked,
+    )
