@@ -29,7 +29,7 @@ from steerlib.models.load import load
 from steerlib.models.model import Model
 from steerlib.models.prompts import chat
 from steerlib.models.sites import Site
-from steerlib.reproduce.claims import claim
+from steerlib.reproduce.claims import claim, claims
 from steerlib.steering import controls
 from steerlib.steering.apply import steer
 from steerlib.steering.capture import activations, capture
@@ -63,6 +63,7 @@ __all__ = [
     "chat",
     "choose_layers",
     "claim",
+    "claims",
     "contrastive",
     "controls",
     "cosines",
