@@ -56,11 +56,11 @@ def steer(
         >>> import steerlib as sl
         >>> lm = sl.load("smollm2")
         >>> steering = sl.load_steering(sl.data_path("steerings", "dso-smollm2-pronoun-0.safetensors"))
-        >>> plain = lm.choose("The mechanic said that", [" he", " she"])
-        >>> with sl.steer(lm, steering, strength=0.5):
-        ...     steered = lm.choose("The mechanic said that", [" he", " she"])
-        >>> bool(steered[1] > plain[1])
-        True
+        >>> he, she = lm.choose("The nurse said that", [" he", " she"])
+        >>> with sl.steer(lm, steering, strength=1.0):
+        ...     he_steered, she_steered = lm.choose("The nurse said that", [" he", " she"])
+        >>> f"P(he): {he:.1f} plain, {he_steered:.1f} steered"
+        'P(he): 0.2 plain, 0.4 steered'
     """
     if tokens not in SCOPES:
         raise SteerlibError(f"'{tokens}' names no tokens: use {', '.join(SCOPES)}.")
