@@ -36,12 +36,29 @@ def chat(
 
 
 def as_list(prompts: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
-    """The prompts in a list, and whether it was a single one (a text, or one chat)."""
-    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
+    """The prompts in a list, and whether it was a single one (a text, or one chat).
+
+    Several may be in a list, a NumPy array or a column of a table. Raises SteerlibError if there is none, or one is neither a
+    text nor a chat.
+    """
+    if isinstance(prompts, str):
+        return [str(prompts)], True
+    many = listed(prompts)
+    if many and isinstance(many[0], Mapping):
         return [cast(Prompt, prompts)], True
-    if not prompts:
+    if not many:
         raise SteerlibError("no prompt was given: give a text, a chat, or a list of them.")
-    return list(cast(Sequence[Prompt], prompts)), False
+    for number, prompt in enumerate(many):
+        if not isinstance(prompt, (str, Sequence)):
+            raise SteerlibError(f"prompt {number} is a {type(prompt).__name__}, not a text or a chat: {prompt!r:.60}.")
+    return many, False
+
+
+def listed(values: Any) -> list[Any]:
+    """A list of the values in a sequence, an array or a column (or table, row by row), as plain Python objects."""
+    if hasattr(values, "to_numpy"):  # pandas
+        values = values.to_numpy()
+    return list(values.tolist() if hasattr(values, "tolist") else values)
 
 
 def pictures_of(prompt: Prompt) -> list[Image.Image]:
