@@ -35,6 +35,7 @@ from steerlib.steering.apply import steer
 from steerlib.steering.capture import activations, capture
 from steerlib.steering.edits import cosines, sparsify, subset
 from steerlib.steering.operations import Ablate, Add, Affine, Steering, load_steering
+from steerlib.training.config import Training
 
 __version__ = "0.1.0"
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Steering",
     "SteerlibError",
     "Tradeoff",
+    "Training",
     "activations",
     "adapted",
     "attribute_words",

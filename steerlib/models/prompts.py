@@ -61,10 +61,10 @@ def as_list(prompts: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
     Any sequence will do: a list, a tuple, a column of a frame, an array of texts.
     """
     if isinstance(prompts, str):
-        return [prompts], True
+        return [str(prompts)], True
     if isinstance(prompts, Mapping):
         raise SteerlibError("a single message was given: a chat is a list of messages, as steerlib.chat writes it.")
-    many = list(prompts)
+    many = listed(prompts)
     if not many:
         raise SteerlibError("no prompt was given: give a text, a chat, or a list of them.")
     if isinstance(many[0], Mapping):
@@ -74,9 +74,16 @@ def as_list(prompts: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
             isinstance(prompt, Sequence) and all(isinstance(m, Mapping) for m in prompt)
         ):
             raise SteerlibError(
-                f"prompt {i} is a {type(prompt).__name__}: a prompt is a text, or a chat (a list of messages)."
+                f"prompt {i} is a {type(prompt).__name__}, not a text or a chat (a list of messages): {prompt!r:.60}."
             )
-    return [str(prompt) if isinstance(prompt, str) else cast(Prompt, prompt) for prompt in many], False
+    return many, False
+
+
+def listed(values: Any) -> list[Any]:
+    """A list of the values in a sequence, an array or a column (or table, row by row), as plain Python objects."""
+    if hasattr(values, "to_numpy"):  # pandas
+        values = values.to_numpy()
+    return list(values.tolist() if hasattr(values, "tolist") else values)
 
 
 def check_chat(prompt: Sequence[Message]) -> None:

@@ -7,7 +7,8 @@ vector of the hidden width (and perhaps a bias), an attention is the part of a b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -109,9 +110,15 @@ def layers(hf: Any, which: Layers) -> list[int]:
         if which not in names:
             raise SteerlibError(f"no layers are called '{which}': use {', '.join(names)}, a number, a list or a range.")
         return list(names[which])
-    numbers = [which] if isinstance(which, int) else list(which)
-    if not numbers or any(not -depth <= n < depth for n in numbers):
-        raise SteerlibError(f"layers {numbers} are not all in this network of {depth} (0 to {depth - 1}).")
+    several = isinstance(which, Iterable) and getattr(which, "ndim", 1) > 0  # an array of one number has 0 dimensions
+    given: list[Any] = list(cast(Iterable[Any], which)) if several else [which]
+    try:
+        numbers = [operator.index(n) for n in given if not isinstance(n, bool)]
+    except TypeError:
+        numbers = []
+    if not given or len(numbers) < len(given) or any(not -depth <= n < depth for n in numbers):
+        shown = numbers if len(numbers) == len(given) else given
+        raise SteerlibError(f"layers {shown} are not all in this network of {depth} (0 to {depth - 1}).")
     return sorted({n % depth for n in numbers})
 
 
