@@ -212,7 +212,7 @@ def test_order_effects_are_means_over_items_with_occupations_drawn_whole() -> No
     got = scored(lambda item: rate[item.occupation] if item.answer is None else float(item.first.gender == "man"))
     effect = got.order_effect
     assert effect is not None and effect.value == pytest.approx(0.1) and effect.n == 4
-    assert effect.low == pytest.approx(0) and 0.2 <= effect.high <= 0.4
+    assert effect.low < 0 < effect.value < effect.high  # one occupation of four is no evidence
     frame = got.frame[got.frame["answer"].notna()]
     right = (frame["p_man"] > 0.5) == (frame["answer"] == "man")
     where = frame["first"] == frame["answer"]
@@ -326,7 +326,7 @@ def test_perplexity_ratio_is_the_ratio_and_one_at_strength_zero() -> None:
     lm, texts = tiny.model("llama"), ["one text here", "another, longer text over there"]
     steering = Steering({"residual.1": Add(tiny.vector(4, size=2.0))})  # type: ignore[dict-item]
     still = perplexity_ratio(lm, steering, 0.0, texts=texts)
-    assert still.value == still.low == still.high == 1
+    assert still.value == 1 and still.n == 2
     with steer(lm, steering):
         steered = perplexity(lm, texts).value
     assert perplexity_ratio(lm, steering, texts=texts).value == pytest.approx(

@@ -209,7 +209,7 @@ def measure(one: Claim, result: object, where: str = "") -> Measured:
         return Measured({name: finite(x, f"{what}: {name}") for name, x in named.items()})
     value = finite(getattr(result, "value", result), what)
     low, high, n = (getattr(result, field, None) for field in ("low", "high", "n"))
-    if low is None or high is None:
+    if low is None or high is None or (math.isnan(low) and math.isnan(high)):  # an Estimate without an interval
         return Measured(value)
     low, high = finite(low, f"{what}: low"), finite(high, f"{what}: high")
     return Measured(value, low, high, None if n is None else int(n))
