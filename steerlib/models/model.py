@@ -113,13 +113,17 @@ class Model:
         prompts: Prompt | Sequence[Prompt],
         options: Sequence[str] | Sequence[Sequence[str]],
         *,
+        score: str = "sum",
+        return_mass: bool = False,
         batch_size: int = 16,
-    ) -> Tensor:
+    ) -> Any:
         """How likely the model continues each prompt with each option, normalised over the options.
 
         prompts: n prompts (or one). options: whole strings of any number of tokens, the same for all prompts, or one list a
-        prompt (all of one length). An option begins with a space where the text would.
-        Returns (n, options) probabilities in float32 on the CPU; (options,) if one prompt was given.
+        prompt (all of one length). An option begins with a space where the text would. score: options are compared by the
+        log-probability of the whole string ("sum"), or by its mean per "token" or per "character".
+        Returns (n, options) probabilities in float32 on the CPU; (options,) if one prompt was given. With return_mass also
+        (n,), the probability that the options hold together before they are normalised; () if one prompt was given.
         Raises SteerlibError on no options, options that cannot be told apart, or an output that is not finite.
         """
         many, single = as_list(prompts)
@@ -135,9 +139,19 @@ class Model:
                 same.append(tail)
             refuse_prefixes(each[i], tails)
         scored = dict(zip(rows, self._score(list(rows.values()), batch_size), strict=True))
-        scores = torch.stack([scored[key][place].sum() for key, place in order]).reshape(len(many), -1)
-        probabilities = scores.softmax(-1)  # (n, options)
-        return probabilities[0] if single else probabilities
+        lines = [scored[key][place] for key, place in order]
+        whole = torch.stack([line.sum() for line in lines]).reshape(len(many), -1)  # (n, options)
+        sizes = {
+            "sum": [1] * len(lines),
+            "token": [len(line) for line in lines],
+            "character": [len(option) for own in each for option in own],
+        }
+        if score not in sizes:
+            raise SteerlibError(f"options are not scored by '{score}': use 'sum', 'token' or 'character'.")
+        probabilities = (whole / torch.tensor(sizes[score]).reshape(whole.shape)).softmax(-1)  # (n, options)
+        mass = whole.logsumexp(-1).exp()  # (n,)
+        found = (probabilities[0], mass[0]) if single else (probabilities, mass)
+        return found if return_mass else found[0]
 
     def loglik(
         self, prompts: Prompt | Sequence[Prompt], continuations: Sequence[str] | None = None, *, batch_size: int = 8
