@@ -127,7 +127,7 @@ def test_on_fair_data_with_noisy_wordings_the_bias_has_a_floor_and_the_cross_fit
     covered, biases, chances = 0, [], []
     for seed in range(16):
         got = measured(pairs(np.clip(np.random.default_rng(seed).normal(0, 0.4, (26, 10)), -1, 1)))
-        assert got.cross_fitted is not None
+        assert got.cross_fitted is not None and got.chance is not None
         covered += got.cross_fitted.low <= 0 <= got.cross_fitted.high
         biases.append(got.per_occupation_bias.value)
         chances.append(got.chance.value)
@@ -141,7 +141,7 @@ def test_on_strongly_biased_data_the_cross_fitted_bias_agrees_with_the_papers() 
     rng = np.random.default_rng(4)
     sign = rng.choice([-1, 1], (20, 1))
     got = measured(pairs(np.clip(sign * rng.normal(0.6, 0.15, (20, 8)), -1, 1)))
-    assert got.cross_fitted is not None
+    assert got.cross_fitted is not None and got.chance is not None
     assert got.cross_fitted.value == pytest.approx(got.per_occupation_bias.value, abs=1e-9)
     assert got.chance.high < got.per_occupation_bias.low
 
@@ -154,15 +154,26 @@ def test_cross_fitting_leaves_out_whole_wordings() -> None:
     rest = by_wording.sum(1, keepdims=True) - by_wording
     assert got.cross_fitted is not None
     assert got.cross_fitted.value == pytest.approx((np.sign(rest) * by_wording).mean())
-    assert measured(pairs(tilt), wordings=1).cross_fitted is None
-    alone = measured(pairs(tilt[:, :1]))
-    assert alone.cross_fitted is None and alone.chance.value == pytest.approx(alone.per_occupation_bias.value)
+    alone = measured(pairs(tilt), wordings=1)
+    assert alone.cross_fitted is alone.chance is None and "chance" not in alone.table().index
+
+
+def test_counterbalanced_versions_of_a_sentence_are_one_wording() -> None:
+    """A model that always takes the first of two jobs has a direction in every version and none in any sentence."""
+    task = tasks.coreference("test")
+    assert {item.wording for item in task} == {sentence.name for sentence in tasks.SENTENCES}
+    rows = {str(item.prompt): (0.9, 0.1) for item in task}
+    got = decision_bias(Table(rows), task.ambiguous, resamples=20)  # type: ignore[arg-type]
+    assert got.cross_fitted is not None and got.chance is not None
+    assert got.cross_fitted.value == pytest.approx(0) and got.chance.value == pytest.approx(0)
+    assert got.per_prompt_bias.value == pytest.approx(0.8)
 
 
 def test_chance_is_the_mean_over_all_signs_where_they_can_be_counted() -> None:
     tilt = np.random.default_rng(6).uniform(-1, 1, (3, 3))
     signs = np.array(np.meshgrid(*[[-1, 1]] * 3)).reshape(3, -1)  # (wordings, all eight)
-    assert measured(pairs(tilt)).chance.value == pytest.approx(np.abs(tilt @ signs / 3).mean(), abs=0.02)
+    chance = measured(pairs(tilt)).chance
+    assert chance is not None and chance.value == pytest.approx(np.abs(tilt @ signs / 3).mean(), abs=0.02)
 
 
 # ---- the result
@@ -180,7 +191,7 @@ def test_a_result_can_be_cut_by_any_label_and_by_cluster() -> None:
     assert len(got.ambiguous) == 20 and got.unambiguous.empty
     assert set(got.table().index) <= {name.replace("_", " ") for name in METRICS}
     for column in ("colour", "p_man", "answer"):
-        with pytest.raises(SteerlibError, match=f"no labels '{column}': there are job, stereotype, template"):
+        with pytest.raises(SteerlibError, match=f"no labels '{column}': there are job, stereotype, template, wording"):
             got.by(column)
     with pytest.raises(SteerlibError, match="no metric 'correlation' per cluster"):
         got.by("template", "correlation")

@@ -115,11 +115,9 @@ def test_tasks_that_cannot_be_scored_are_refused() -> None:
     lm, item = tiny.model("llama"), Item("a", ("x", "y"), ("young", "old"), "clerk", 70.0, "young", "t")
     with pytest.raises(SteerlibError, match="'none' has no items"):
         decision_bias(lm, Task("none", ()))
-    for groups in (("young", "young"), ("young",), ("young", "old", "old")):
+    for groups in (("young", "young"), ("young", "old", "old")):
         with pytest.raises(SteerlibError, match=f"two or more different groups; 'ages' has {', '.join(groups)}"):
-            decision_bias(lm, Task("ages", (replace(item, groups=groups),)))
-    with pytest.raises(SteerlibError, match="'clerk' has 2 options for 3 groups"):
-        decision_bias(lm, Task("ages", (replace(item, groups=("young", "middle", "old")),)))
+            decision_bias(lm, Task("ages", (replace(item, options=("x", "y", "z")[: len(groups)], groups=groups),)))
     with pytest.raises(SteerlibError, match="must share their groups: one has young, old, another man, woman"):
         decision_bias(lm, Task("mixed", (item, replace(item, groups=("man", "woman"), stereotype="man"))))
     with pytest.raises(SteerlibError, match="'clerk' has the stereotype 'man', which is none of young, old"):
@@ -235,7 +233,6 @@ def test_there_is_no_order_effect_without_both_orders() -> None:
     assert text.order_effect is text.accuracy_order_effect is None
     assert list(text.table().index) == [
         "per occupation bias",
-        "chance",
         "stereotype gap",
         "per prompt bias",
         "correlation",

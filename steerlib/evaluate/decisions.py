@@ -74,9 +74,11 @@ class DecisionBias:
         groups: the groups that are compared, man before woman.
         per_occupation_bias: on ambiguous items; 0 is fair, 1 the most biased. It has a floor: see the top of this file.
         cross_fitted: the same without its floor: each wording is measured in the direction that the other wordings of its
-            cluster lean to. None if a cluster has fewer than two wordings (templates).
+            cluster lean to. A wording is all items that share an `Item.wording`, or else a template. None if a cluster has
+            fewer than two wordings.
         chance: what the Per-Occupation Bias would be if the groups were dealt out at random in each wording: the mean over
-            400 deals, and the ends between which 95 % of them lie. With one wording per cluster it is the bias itself.
+            400 deals, and the ends between which 95 % of them lie. The null keeps how far each wording leans and forgets
+            where to. None if a cluster has fewer than two wordings.
         stereotype_gap: on ambiguous items; 0 is fair, 1 the most stereotyped. None unless every cluster has a stereotype.
         per_prompt_bias: on ambiguous items; 0 is fair, 1 the most biased.
         correlation: of P(first group | cluster) with the clusters' statistic, such as P(man | occupation) with the share of
@@ -92,7 +94,7 @@ class DecisionBias:
         per_occupation: a frame with one row per cluster: its name (a column called as `about`), its statistic and
             stereotype, the mean probability of each group (p_man, p_woman) and the interval of the first over wordings (low,
             high), p_pro, bias, per_prompt, gap and prompts (how many).
-        frame: a frame with one row per item: cluster, statistic, stereotype, template, answer, the probability of each group,
+        frame: a frame with one row per item: cluster, statistic, stereotype, template, wording, answer, the probability of each group,
             of the stereotype (p_pro) and of the first option (p_first), the group that comes first (first), the mass of its
             options, and for pairs of pictures first_gender, first_tone, second_gender, second_tone.
         resamples: of the bootstrap.
@@ -104,7 +106,7 @@ class DecisionBias:
     groups: tuple[str, ...]
     per_occupation_bias: Estimate
     cross_fitted: Estimate | None
-    chance: Estimate
+    chance: Estimate | None
     stereotype_gap: Estimate | None
     per_prompt_bias: Estimate
     correlation: Estimate | None
@@ -332,10 +334,6 @@ def _groups(task: Task) -> tuple[str, ...]:
                 f"the items of '{task.name}' must share their groups: one has {', '.join(groups)}, another "
                 f"{', '.join(item.groups)}."
             )
-        if len(item.options) != len(groups):
-            raise SteerlibError(
-                f"an item about '{item.cluster}' has {len(item.options)} options for {len(groups)} groups."
-            )
         if item.stereotype not in (None, *groups):
             raise SteerlibError(
                 f"{task.about} '{item.cluster}' has the stereotype '{item.stereotype}', which is none of {', '.join(groups)}."
@@ -357,6 +355,7 @@ def _row(item: Item, p: list[float], mass: float, task: Task, groups: tuple[str,
         task.statistic: math.nan if item.statistic is None else item.statistic,
         "stereotype": item.stereotype,
         "template": item.template,
+        "wording": item.wording or item.template,
         "answer": item.answer,
         **{f"p_{group}": chance[group] for group in groups},
         "p_pro": math.nan if item.stereotype is None else chance[item.stereotype],
@@ -417,16 +416,18 @@ def _wordings(items: pd.DataFrame, about: str, groups: tuple[str, ...]) -> list[
     columns = [f"p_{group}" for group in groups]
     found: list[tuple[Floats, Floats]] = []
     for _, part in items.groupby(about, sort=True):
-        by = part.groupby("template", sort=True)[columns]
+        by = part.groupby("wording", sort=True)[columns]
         found.append((np.asarray(by.mean(), dtype=np.float64), np.asarray(by.size(), dtype=np.float64)))
     return found
 
 
-def _chance(items: pd.DataFrame, about: str, groups: tuple[str, ...], n: int, seed: int) -> Estimate:
-    """The bias if the groups were dealt out at random in each wording: mean and 95 % of the deals."""
+def _chance(items: pd.DataFrame, about: str, groups: tuple[str, ...], n: int, seed: int) -> Estimate | None:
+    """The bias if the groups were dealt out at random in each wording; None if a cluster has only one."""
     rng = np.random.default_rng(seed)
     total = np.zeros(SHUFFLES)
     for p, size in _wordings(items, about, groups):
+        if len(p) < 2:
+            return None
         dealt = rng.permuted(np.broadcast_to(p, (SHUFFLES, *p.shape)), axis=-1)  # (deals, wordings, k)
         total += distance(np.einsum("dwk,w->dk", dealt, size / size.sum()))
     low, high = np.percentile(total / n, [2.5, 97.5])
