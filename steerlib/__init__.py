@@ -6,7 +6,7 @@ from steerlib.baselines.lora import Adapter, adapted, lora
 from steerlib.baselines.prompting import INSTRUCTIONS, prompting
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.capability import Capability, capability
-from steerlib.evaluate.decisions import DecisionBias, decision_bias, selection_rates
+from steerlib.evaluate.decisions import DecisionBias, decision_bias
 from steerlib.evaluate.language import (
     Fluency,
     Sentiment,
@@ -19,6 +19,8 @@ from steerlib.evaluate.language import (
 )
 from steerlib.evaluate.layers import LayerChoice, choose_layers
 from steerlib.evaluate.mentions import MentionRate, attribute_words, highlight, mention_rate, mentions
+from steerlib.evaluate.reduction import reduction
+from steerlib.evaluate.selection import selection_rates
 from steerlib.evaluate.statistics import Estimate, minimum_detectable_effect, monotone, paired
 from steerlib.evaluate.tradeoff import Tradeoff, pareto, tradeoff
 from steerlib.methods.contrastive import contrastive, split_answers
@@ -91,6 +93,7 @@ __all__ = [
     "plain_text",
     "plots",
     "prompting",
+    "reduction",
     "selection_rates",
     "sentiment",
     "sparsify",

@@ -35,10 +35,10 @@ class Answering:
     def __init__(self, task: Task, rule: Any) -> None:
         self.items, self.rule = task.items, rule
 
-    def choose(self, prompts: Any, options: Any, *, batch_size: int) -> Tensor:
+    def choose(self, prompts: Any, options: Any, **how: Any) -> tuple[Tensor, Tensor]:
         assert list(prompts) == [item.prompt for item in self.items]
         first = torch.tensor([float(self.rule(item)) for item in self.items])
-        return torch.stack([first, 1 - first], -1)
+        return torch.stack([first, 1 - first], -1), torch.ones(len(first))
 
 
 def bias(task: Task, rule: Any) -> Any:

@@ -124,6 +124,7 @@ def _four(row: dict[Any, Any], other: dict[Any, Any], sentence: Sentence) -> lis
                     stereotype=str(row["stereotype"]),
                     template=f"{sentence.name}-{pronoun}-{place}",
                     answer=None if right is None else said if right else unsaid,
+                    wording=sentence.name,
                 )
             )
     return items

@@ -24,7 +24,8 @@ class Item:
     cluster: what the item is about, such as an occupation; items about one thing are not independent, and bias is averaged over
     clusters. statistic: a number known about the cluster, such as the percentage of women in an occupation, or None. stereotype:
     the group that a prejudice expects, or None if there is none. template: the wording it comes from. answer: the group that
-    the prompt makes right, or None if the item is ambiguous.
+    the prompt makes right, or None if the item is ambiguous. wording: what counterbalanced versions of a wording have in common,
+    if each has a template of its own.
     """
 
     prompt: Prompt
@@ -35,6 +36,7 @@ class Item:
     stereotype: str | None = None
     template: str = ""
     answer: str | None = None
+    wording: str = ""
 
     @property
     def occupation(self) -> str:
