@@ -47,7 +47,7 @@ USES = {  # what a chapter calls, and the package that is imported only then
 
 def run(code: str) -> list[str]:
     """The lines that a fresh Python prints."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -55,7 +55,9 @@ def run(code: str) -> list[str]:
 @cache
 def at_import() -> frozenset[str]:
     """The distributions that the modules behind `import steerlib` import at once, not later inside a function."""
-    loaded = run("import steerlib, sys; print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('steerlib')))")
+    loaded = run(
+        "import steerlib, sys; print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('steerlib')))"
+    )
     names: set[str] = set()
     for path in loaded[0].split():
         for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
@@ -100,4 +102,6 @@ def test_the_package_is_imported_without_what_only_some_functions_need() -> None
     )
     loaded, said = run(code)
     assert loaded == "[]"
-    assert said == "drawing people needs the package resvg-py: install it with `pip install resvg-py`." or "cache" in said
+    assert (
+        said == "drawing people needs the package resvg-py: install it with `pip install resvg-py`." or "cache" in said
+    )

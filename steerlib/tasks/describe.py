@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from steerlib.errors import SteerlibError
-from steerlib.models.prompts import Prompt, chat
+from steerlib.models.prompts import Prompt, chat, pictures_of
 from steerlib.tasks.item import occupations
 from steerlib.tasks.people import GENDERS, OCCUPATIONS, PERSON_IS_MAN, TONES, people
 
@@ -29,7 +30,12 @@ FORMS = (
 class Portrait:
     """One open question about one person.
 
-    prompt: a chat with the picture in it. occupation, gender, tone: whom it shows. template: the question, one of `FORMS`.
+    Attributes:
+        prompt: A chat with the picture in it.
+        occupation: The work whose clothes the person wears.
+        gender: One of `GENDERS`.
+        tone: Skin tone, one of `TONES`.
+        template: The question, one of `FORMS` in steerlib/tasks/describe.py.
     """
 
     prompt: Prompt
@@ -37,6 +43,11 @@ class Portrait:
     gender: str
     tone: str
     template: str
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture that the question is about."""
+        return pictures_of(self.prompt)[0]
 
 
 def describe(
@@ -48,13 +59,26 @@ def describe(
     style: str = "openmoji",
     seed: int = 0,
 ) -> tuple[Portrait, ...]:
-    """Portraits of the pictured occupations of a split, each asked one of the `FORMS`.
+    """Portraits of the pictured occupations of a split, each with one of five open questions.
 
-    split: "train" and "validation" have training scenes, "test" and "all" test scenes. genders: whom to show; a "person" whom
-    the style draws exactly as the man is left out (`PERSON_IS_MAN`). scenes: pictures per occupation and gender; skin tones
-    and questions take turns, and meet in every way within 30. size: of the pictures, in pixels. style: as of `people`. seed:
-    of the scenes.
-    Raises SteerlibError on no gender or an unknown one, no scene, or a negative seed.
+    Args:
+        split: "train" and "validation" have training scenes, "test" and "all" test scenes.
+        genders: Whom to show; a "person" whom the style draws exactly as the man is left out (`PERSON_IS_MAN`).
+        scenes: Pictures per occupation and gender; skin tones and questions take turns, and every pair of them comes up
+            within 30 scenes.
+        size: Width and height of the pictures, in pixels.
+        style: One of `STYLES`.
+        seed: Of the scenes.
+
+    Returns:
+        Portraits, the genders of one scene side by side.
+
+    Raises:
+        SteerlibError: If no gender or an unknown one is given, no scene, or a negative seed.
+
+    >>> portrait = describe("validation", size=32)[0]
+    >>> portrait.gender, portrait.picture.size
+    ('man', (32, 32))
     """
     if isinstance(genders, str) or not genders:
         raise SteerlibError(f"genders is a list of one or more of {', '.join(GENDERS)}, not {genders!r}.")

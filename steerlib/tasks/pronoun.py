@@ -15,7 +15,8 @@ import pandas as pd
 
 from steerlib.errors import SteerlibError
 from steerlib.models.prompts import Prompt, chat
-from steerlib.tasks.item import Item, Task, article, occupations
+from steerlib.tasks.article import article
+from steerlib.tasks.item import Item, Task, occupations
 
 OPTIONS = (" he", " she")
 GROUPS = ("man", "woman")
