@@ -169,8 +169,8 @@ class Task:
         >>> from steerlib.tasks import pronoun
         >>> sorted({item.cluster for item in pronoun("all").where(cluster=["nurse", "pilot"], answer=None)})
         ['nurse', 'pilot']
-        >>> len(pronoun("all").where(lambda item: item.statistic > 97))
-        120
+        >>> min(item.statistic for item in pronoun("all").where(lambda item: item.statistic > 97)) > 97
+        True
         """
         kept = [item for item in self.items if test is None or test(item)]
         for field, value in wanted.items():
