@@ -839,7 +839,7 @@ def test_in_bfloat16_the_vectors_keep_their_precision_and_the_result_is_rounded_
     assert h.dtype == steered[0].dtype == torch.bfloat16
     expected = operation(h.float(), 0.3).bfloat16()
     assert torch.equal(steered[0], expected)
-    vectors = {k: v.bfloat16() for k, v in vars(operation).items() if v is not None}
+    vectors = {k: v.bfloat16() for k, v in operation.vectors().items()}
     assert not torch.equal(type(operation)(**vectors)(h, 0.3), expected)  # the test would see a cast
     assert tiny.hooks(lm.hf) == []
 
@@ -967,10 +967,10 @@ def test_a_steering_is_immutable() -> None:
 def test_using_a_steering_does_not_change_it() -> None:
     lm = tiny.model("llama")
     steering = everywhere(lm.hf)
-    before = [v.clone() for op in steering.operations.values() for v in vars(op).values() if v is not None]
+    before = [v.clone() for op in steering.operations.values() for v in op.vectors().values()]
     with steer(lm, steering, 0.5):
         lm.generate(PROMPTS, max_new_tokens=3)
-    after = [v for op in steering.operations.values() for v in vars(op).values() if v is not None]
+    after = [v for op in steering.operations.values() for v in op.vectors().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -984,7 +984,7 @@ def same(a: Steering, b: Steering) -> bool:
     for one, other in zip(a.operations.values(), b.operations.values(), strict=True):
         if type(one) is not type(other):
             return False
-        for name, v in vars(one).items():
+        for name, v in one.vectors().items():
             w = getattr(other, name)
             if (v is None) != (w is None):
                 return False

@@ -1,13 +1,23 @@
-"""How the running batch is laid out: what a Model says before it runs, so that a hook can tell prompt, answer and padding apart."""
+"""What is known about a model while it runs: how the batch is laid out, who is running it, and what changes it.
+
+A hook must tell prompt, answer and padding apart, so a Model says how its batch is laid out before it runs. And hooks act on
+every pass of a network, whoever asked for it, so one model is run by one thread at a time: `alone` makes others wait.
+"""
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
+
+PATIENCE = 5.0  # seconds that a thread waits before it says what for
 
 
 @dataclass(frozen=True)
@@ -34,3 +44,61 @@ def laid_out(real: Tensor, prompt_end: Tensor) -> Iterator[None]:
         yield
     finally:
         layout.reset(token)
+
+
+class _Gate:
+    """Which thread runs a model now, how deep in `alone` it is, and what changes the model."""
+
+    def __init__(self) -> None:
+        self.free = threading.Condition()
+        self.owner: int | None = None
+        self.depth = 0
+        self.changes: list[str] = []
+
+
+_gates: WeakKeyDictionary[Any, _Gate] = WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def _gate(hf: Any) -> _Gate:
+    with _making:
+        return _gates.setdefault(hf, _Gate())
+
+
+@contextmanager
+def alone(hf: Any, change: str | None = None) -> Iterator[None]:
+    """Within the `with`, no other thread runs or changes this model: they wait until it is free.
+
+    Args:
+        hf: the network.
+        change: what changes the network meanwhile, such as "a steering"; None if it only runs.
+    """
+    gate, me, told = _gate(hf), threading.get_ident(), False
+    with gate.free:
+        while gate.owner not in (None, me):
+            if not gate.free.wait(PATIENCE) and not told:
+                told = True
+                warnings.warn(
+                    "this thread waits for another one that steers or runs the same model: if that one waits for this, "
+                    "leave its `with steer(...)` first, or load a model for each thread.",
+                    stacklevel=4,
+                )
+        gate.owner, gate.depth = me, gate.depth + 1
+        if change is not None:
+            gate.changes.append(change)
+    try:
+        yield
+    finally:
+        with gate.free:
+            if change is not None:
+                gate.changes.remove(change)
+            gate.depth -= 1
+            if gate.depth == 0:
+                gate.owner = None
+                gate.free.notify_all()
+
+
+def changed(hf: Any) -> str | None:
+    """What changes a network now, such as "a steering" or "an adapter"; None if it runs as it was loaded."""
+    changes = _gate(hf).changes
+    return changes[-1] if changes else None

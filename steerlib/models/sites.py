@@ -191,6 +191,8 @@ def hook(place: Place, change: Callable[[Tensor], Tensor]) -> Any:
     if place.start is None:
 
         def after(module: nn.Module, args: Any, output: Any) -> Any:
+            if module is not place.module:  # a copy of the network, which copied the hook
+                return None
             if isinstance(output, tuple):  # a block may return a tuple whose first member is the activation
                 return (change(output[0]), *output[1:])
             return change(output)
@@ -198,7 +200,9 @@ def hook(place: Place, change: Callable[[Tensor], Tensor]) -> Any:
         return place.module.register_forward_hook(after)
     begin, end = place.start, place.start + place.width
 
-    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if module is not place.module:
+            return None
         h = args[0]
         return (torch.cat([h[..., :begin], change(h[..., begin:end]), h[..., end:]], -1), *args[1:])
 

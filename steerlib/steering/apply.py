@@ -10,31 +10,57 @@ import numbers
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import MethodType
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from steerlib.errors import SteerlibError
 from steerlib.models import sites
-from steerlib.models.layout import Layout, laid_out, layout
-from steerlib.models.model import Model
+from steerlib.models.layout import Layout, alone, laid_out, layout
+from steerlib.models.model import Model, weights_hash
 from steerlib.models.sites import Place, Site, hook, image_token
-from steerlib.steering.operations import Operation, Steering, tensors_of
+from steerlib.steering.operations import Operation, Steering
 
 Tokens = Literal["all", "prompt", "generated", "image", "last"]
 SCOPES = ("all", "prompt", "generated", "image", "last")
 
 
 @contextmanager
-def steer(model: Model, steering: Steering, strength: float = 1.0, *, tokens: Tokens = "all") -> Iterator[None]:
-    """Within the `with`, `model` runs steered; on leaving it, however that happens, it is as before, to the bit.
+def steer(
+    model: Model, steering: Steering, strength: float = 1.0, *, tokens: Tokens = "all", strict: bool = False
+) -> Iterator[None]:
+    """Run a model steered within the `with`; on leaving it, however that happens, the model is as before, to the bit.
 
-    strength: 0 is the unsteered model, to the bit; 1 what the method made. tokens: which positions are steered: "all",
-    "prompt", "generated" (what the model has written), "image", or "last" (the prompt's last token). Padding never is, and
-    decoding with and without a cache of keys and values writes the same. Nested `with`s act in the order written.
-    Warns if the strength lies outside the range that the steering was made for. Raises SteerlibError if the steering does not
-    fit the model.
+    Nested `with`s act in the order written. Decoding with and without a cache of keys and values writes the same. Meanwhile another
+    thread that asks the same model waits; code that calls `model.hf` itself from another thread does not wait, and is
+    steered too. Compiled parts of the model run uncompiled within the `with`, because compiled code does not see hooks.
+
+    Args:
+        model: the model to steer.
+        steering: what a method made, or a Steering by hand.
+        strength: 0 is the unsteered model, to the bit; 1 is what the method made.
+        tokens: which positions are steered: "all", "prompt", "generated" (what the model has written), "image", or "last" (the
+            prompt's last token). Padding never is.
+        strict: refuse a steering that was made for other weights, instead of warning once.
+
+    Raises:
+        SteerlibError: the steering does not fit the model, the strength is not a finite number, or `tokens` names no scope.
+
+    Warns:
+        UserWarning: the strength lies outside the range that the steering was made for, or the weights are others.
+
+    Example:
+        >>> import steerlib as sl
+        >>> lm = sl.load("smollm2")
+        >>> steering = sl.load_steering(sl.data_path("steerings", "dso-smollm2-pronoun-0.safetensors"))
+        >>> plain = lm.choose("The mechanic said that", [" he", " she"])
+        >>> with sl.steer(lm, steering, strength=0.5):
+        ...     steered = lm.choose("The mechanic said that", [" he", " she"])
+        >>> bool(steered[1] > plain[1])
+        True
     """
     if tokens not in SCOPES:
         raise SteerlibError(f"'{tokens}' names no tokens: use {', '.join(SCOPES)}.")
@@ -43,6 +69,7 @@ def steer(model: Model, steering: Steering, strength: float = 1.0, *, tokens: To
     if tokens == "image" and image_token(model.hf) is None:
         raise SteerlibError(f"'{model.name}' reads no pictures, so it has no image tokens to steer.")
     places = _fit(model, steering)
+    _same_weights(model, steering, strict)
     low, high = steering.provenance.get("strengths", (-math.inf, math.inf))
     if not low <= strength <= high:
         warnings.warn(
@@ -54,9 +81,11 @@ def steer(model: Model, steering: Steering, strength: float = 1.0, *, tokens: To
         yield
         return
     with ExitStack() as stack:
+        stack.enter_context(alone(model.hf, "a steering"))
+        stack.enter_context(_uncompiled(model.hf))
         reading = stack.enter_context(_reading(model.hf))
         for site, operation in steering.operations.items():
-            moved = type(operation)(**{k: t.to(model.device, torch.float32) for k, t in tensors_of(operation).items()})
+            moved = operation.map(lambda vector: vector.to(model.device, torch.float32), fixed=True)
 
             def change(h: Tensor, operation: Operation = moved) -> Tensor:
                 steered = operation(h.float(), strength).to(h.dtype)
@@ -102,6 +131,11 @@ class _Reading:
         columns = torch.arange(self.start, self.start + width, device=h.device)
         now = layout.get()
         if now is None:  # somebody calls the model without asking through Model
+            if tokens == "last" and self.mask is None and batch > 1:
+                raise SteerlibError(
+                    "tokens='last' needs to know where each row ends, and this batch came without an attention mask: pass "
+                    "attention_mask, or steer with tokens='all'."
+                )
             real = self.mask if self.mask is not None else h.new_ones((batch, width), dtype=torch.bool)
             prompt = real[:, : self.prompt_columns]
             ends = (prompt * torch.arange(1, prompt.shape[1] + 1, device=h.device)).amax(1)  # past the last real one
@@ -140,8 +174,13 @@ class _Generate:
     """`hf.generate` while somebody steers: the hooks know the prompt's layout even if nobody has said it."""
 
     def __init__(self, hf: Any) -> None:
-        self.plain, self.had = hf.generate, hf.__dict__.get("generate")
+        self.hf, self.plain, self.had = hf, hf.generate, hf.__dict__.get("generate")
         self.users = 0  # the `with`s that need it, which may end in any order
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the model is not steered, and generates by itself."""
+        copied = memo.get(id(self.hf), self.hf)
+        return MethodType(type(copied).generate, copied)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
@@ -186,9 +225,56 @@ def _fit(model: Model, steering: Steering) -> dict[Site, Place]:
     places = {}
     for site, operation in steering.operations.items():
         places[site] = sites.find(model.hf, site)
-        for name, tensor in tensors_of(operation).items():
-            if tuple(tensor.shape) != (places[site].width,):
+        for name, vector in operation.vectors().items():
+            if tuple(vector.shape) != (places[site].width,):
                 raise SteerlibError(
-                    f"{name} of {site} has shape {tuple(tensor.shape)}, but '{model.name}' has ({places[site].width},) there."
+                    f"{name} of {site} has shape {tuple(vector.shape)}, but '{model.name}' has ({places[site].width},) there."
                 )
     return places
+
+
+_compared: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+"""For each network, the hashes of weights that steerings were made for and that it was compared with already."""
+
+
+def _same_weights(model: Model, steering: Steering, strict: bool) -> None:
+    """Warn once, or refuse, where a steering was made for other weights of the same shapes."""
+    made = steering.provenance.get("weights")
+    known = _compared.setdefault(model.hf, set())
+    if not isinstance(made, str) or (made in known and not strict):
+        return
+    if weights_hash(model) != made:
+        said = (
+            f"this steering was made for other weights than those of '{model.name}' (it was made for "
+            f"'{steering.provenance.get('model', 'another model')}'; the shapes agree)"
+        )
+        if strict:
+            raise SteerlibError(f"{said}: steer with strict=False if yours are a merged, fine-tuned or quantised copy.")
+        warnings.warn(
+            f"{said}: that is right for a merged, fine-tuned or quantised copy; otherwise make one for this model.",
+            stacklevel=4,
+        )
+    known.add(made)
+
+
+@contextmanager
+def _uncompiled(hf: Any) -> Iterator[None]:
+    """Within the `with`, compiled code runs as plain Python where the network, or a part of it, was compiled.
+
+    A compiled network does not look at hooks that were registered after it had been compiled.
+    """
+    parts = hf.modules() if isinstance(hf, nn.Module) else ()
+    if not any(_is_compiled(part) for part in parts):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    forward = vars(module).get("forward")
+    return (
+        getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module, "_orig_mod")
+        or hasattr(forward, "_torchdynamo_orig_callable")
+    )

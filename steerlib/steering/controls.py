@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from steerlib.models import sites
 from steerlib.models.model import Model
 from steerlib.models.prompts import Prompt
 from steerlib.models.sites import Site
-from steerlib.steering.operations import Ablate, Add, Affine, Operation, Steering
+from steerlib.steering.operations import Steering
 
 
 def random_like(steering: Steering, *, seed: int = 0) -> Steering:
@@ -30,15 +29,7 @@ def random_like(steering: Steering, *, seed: int = 0) -> Steering:
         scaled: Tensor = noise / noise.norm() * vector.norm().cpu()
         return scaled
 
-    operations: dict[Site, Operation] = {}
-    for site, operation in steering.operations.items():
-        if isinstance(operation, Add):
-            operations[site] = Add(rotated(operation.vector))
-        elif isinstance(operation, Ablate):
-            operations[site] = replace(operation, direction=rotated(operation.direction))
-        else:
-            operations[site] = Affine(rotated(operation.scale), rotated(operation.shift))
-    return Steering(operations, {**steering.provenance, "control": f"random, seed {seed}"})
+    return Steering(steering.map(rotated).operations, {**steering.provenance, "control": f"random, seed {seed}"})
 
 
 def flipped(steering: Steering) -> Steering:
@@ -46,15 +37,10 @@ def flipped(steering: Steering) -> Steering:
 
     An ablation has no sign (r and -r remove the same), so it is refused: steer with a negative strength instead.
     """
-    operations: dict[Site, Operation] = {}
     for site, operation in steering.operations.items():
-        if isinstance(operation, Add):
-            operations[site] = Add(-operation.vector)
-        elif isinstance(operation, Affine):
-            operations[site] = Affine(-operation.scale, -operation.shift)
-        else:
+        if not operation.signed:
             raise SteerlibError(f"the ablation at {site} has no sign to flip: steer with a negative strength instead.")
-    return Steering(operations, {**steering.provenance, "control": "flipped"})
+    return Steering(steering.map(torch.neg).operations, {**steering.provenance, "control": "flipped"})
 
 
 def wrong_layer(model: Model, steering: Steering, *, by: int | None = None) -> Steering:
