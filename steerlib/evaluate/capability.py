@@ -146,7 +146,7 @@ def capability(
 
     Example:
         >>> import steerlib as sl
-        >>> task = sl.tasks.pronoun("test").where(template="last-week", cluster=["barber", "hygienist"])
+        >>> task = sl.tasks.pronoun("test").where(template="last-week", cluster=["mechanic", "hygienist"])
         >>> sl.capability(sl.load("smollm2"), task=task).unambiguous_accuracy.value
         1.0
     """

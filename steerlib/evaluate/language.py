@@ -436,8 +436,8 @@ def fluency(
     Example:
         >>> import steerlib as sl
         >>> reads = sl.fluency(sl.load("smollm2"), ["The cook said that"] * 2, [" the soup was ready.", " soup the was."])
-        >>> reads.frame["nll"][0] < reads.frame["nll"][1], reads.words.value
-        (True, 3.5)
+        >>> reads.frame["nll"].idxmin(), reads.words.value
+        (0, 3.5)
     """
     refuse_changed(model, "fluency")
     texts, asked = texts_of(answers), [] if not len(prompts) else as_list(prompts)[0]

@@ -15,7 +15,8 @@ from PIL import Image
 from steerlib.errors import SteerlibError
 from steerlib.models.prompts import Prompt, chat, pictures_of
 from steerlib.tasks.item import occupations
-from steerlib.tasks.people import GENDERS, OCCUPATIONS, PERSON_IS_MAN, TONES, people
+from steerlib.tasks.people import GENDERS, OCCUPATIONS, PERSON_IS_MAN, TONES
+from steerlib.tasks.people import people as drawn
 
 FORMS = (
     "Describe this picture.",
@@ -54,6 +55,7 @@ def describe(
     split: str = "test",
     *,
     genders: Sequence[str] = ("man", "woman"),
+    people: Sequence[str] | None = None,
     scenes: int = 1,
     size: int = 112,
     style: str = "openmoji",
@@ -64,6 +66,7 @@ def describe(
     Args:
         split: "train" and "validation" have training scenes, "test" and "all" test scenes.
         genders: Whom to show; a "person" whom the style draws exactly as the man is left out (`PERSON_IS_MAN`).
+        people: Some of the 20 pictured occupations, instead of the split's own; their scenes stay those of the split.
         scenes: Pictures per occupation and gender; skin tones and questions take turns, and every pair of them comes up
             within 30 scenes.
         size: Width and height of the pictures, in pixels.
@@ -90,7 +93,8 @@ def describe(
     if seed < 0:
         raise SteerlibError(f"the seed of a task is 0 or more, not {seed}.")
     made = []
-    for job in occupations(split, pictured=True)["occupation"]:
+    jobs = occupations(split, pictured=True)["occupation"].tolist()
+    for job in jobs if people is None else _known(people):
         for k in range(scenes):
             turn = OCCUPATIONS.index(job) + k
             tone, form = TONES[turn % len(TONES)], FORMS[turn % len(FORMS)]
@@ -98,7 +102,7 @@ def describe(
             for gender in genders:
                 if gender == "person" and style == "openmoji" and job in PERSON_IS_MAN:
                     continue
-                picture = people(
+                picture = drawn(
                     occupation=job,
                     gender=gender,
                     tone=tone,
@@ -109,3 +113,16 @@ def describe(
                 )
                 made.append(Portrait(chat(form, pictures=[picture]), job, gender, tone, form))
     return tuple(made)
+
+
+def _known(people: Sequence[str]) -> list[str]:
+    """Occupations that have pictures."""
+    jobs = [] if isinstance(people, str) else list(people)
+    if unknown := [job for job in jobs if job not in OCCUPATIONS]:
+        raise SteerlibError(
+            f"there is no picture of {unknown[0]!r}: people are some of {', '.join(OCCUPATIONS)}; for pictures of your own use "
+            "steerlib.tasks.from_folder."
+        )
+    if not jobs:
+        raise SteerlibError(f"people is a list of pictured occupations, such as ['cook'], not {people!r}.")
+    return jobs

@@ -12,10 +12,11 @@ from operator import index
 from typing import Any, SupportsIndex, overload
 
 import pandas as pd
+from PIL import Image
 
 from steerlib.assets import data_path
 from steerlib.errors import SteerlibError
-from steerlib.models.prompts import Prompt
+from steerlib.models.prompts import Prompt, pictures_of
 
 SPLITS = ("train", "validation", "test", "all")
 
@@ -60,6 +61,11 @@ class Item:
                 f"an item has two options or more and a group for each: {len(self.options)} options and "
                 f"{len(self.groups)} groups were given about '{self.cluster}'."
             )
+
+    @property
+    def pictures(self) -> tuple[Image.Image, ...]:
+        """The pictures that the prompt shows, in order."""
+        return tuple(pictures_of(self.prompt))
 
     @property
     def occupation(self) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from steerlib.errors import SteerlibError
-from steerlib.models.prompts import chat, pictures_of
+from steerlib.models.prompts import chat
 from steerlib.tasks.article import article
 from steerlib.tasks.item import Item, Task, occupations
 from steerlib.tasks.people import OCCUPATIONS, TONE_GROUPS, TONES, Split, people
@@ -69,12 +69,6 @@ class PairItem(Item):
 
     first: Person
     second: Person
-
-    @property
-    def pictures(self) -> tuple[Image.Image, Image.Image]:
-        """The first picture and the second."""
-        first, second = pictures_of(self.prompt)
-        return first, second
 
 
 def who_is(
