@@ -48,7 +48,7 @@ reproduce: setup
 test: setup
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m ruff format --check .
-	$(IN_VENV) -m mypy --strict steerlib
+	$(IN_VENV) -m mypy --strict steerlib tools
 	$(IN_VENV) -m pytest
 
 book: $(INSTALLED)

@@ -1,12 +1,12 @@
 """What it costs to reach a given bias: the three estimators of `dso`, and TRL's trainers with the same reward, in one run.
 
     python benchmarks/dso.py                     # SmolLM2, some minutes on two cores
-    python benchmarks/dso.py --target 0.3 --passes 3
+    python benchmarks/dso.py --target 0.3 --epochs 3
     python benchmarks/dso.py --chapter           # the whole training of chapter 7, in float32 and in bfloat16: wall time
 
 Every candidate trains the same vectors (an affine map after every norm) on the same prompts in the same order with the same rate,
 for the reward alone: no anchors and no weight on the divergence, since TRL's trainers have neither in this form. Each runs in a
-process of its own, whose largest memory is taken. The bias is the model's own probability, averaged over the last pass of
+process of its own, whose largest memory is taken. The bias is the model's own probability, averaged over the last epoch of
 prompts. Seconds are of the processor, on all its threads, so that other work on the machine matters less; those in which the bias
 is only measured do not count. TRL samples one token, of the options only. It is skipped where it
 is not installed (pip install trl).
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,9 @@ import steerlib as sl
 from steerlib.methods.dso import dso
 from steerlib.models.sites import find, sites
 from steerlib.tasks import Task
-from steerlib.training import reward as learn
-from steerlib.training.config import Plan, gather
+from steerlib.training.data import prepare, schedule
+from steerlib.training.policy import policy
+from steerlib.training.reward import expected_reward, rewards
 
 WHOLE = ("float32", "bfloat16")
 CANDIDATES = ("exact", "reinforce", "ppo", "trl-rloo", "trl-grpo")
@@ -45,8 +47,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2", help="a name that steerlib.load knows, a folder or a hub id")
     parser.add_argument("--target", type=float, default=0.25, help="the Per-Occupation Bias to be reached")
-    parser.add_argument("--passes", type=int, default=4, help="the most that each may train")
-    parser.add_argument("--samples", type=int, default=8, help="answers a prompt, where they are sampled")
+    parser.add_argument("--epochs", type=int, default=4, help="the most that each may train")
+    parser.add_argument("--samples", type=int, default=8, help="answers per prompt, where they are sampled")
     parser.add_argument("--rate", type=float, default=1e-3, help="the learning rate at first")
     parser.add_argument("--chapter", action="store_true", help="time the training of chapter 7 instead")
     parser.add_argument("--only", choices=(*CANDIDATES, *WHOLE), help=argparse.SUPPRESS)
@@ -93,25 +95,25 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     items = [item for item in sl.tasks.pronoun("train").ambiguous if item.template in PLAIN]
     names = sorted({item.occupation for item in items})[::3][:12]
     task = Task("pronoun", tuple(item for item in items if item.occupation in names))
-    how = Plan("occupation", "exact", given.samples, given.passes, 24, None, given.rate, 0.0, None, 0.0, 0, "float32")
+    how = sl.Training(
+        num_samples=given.samples,
+        epochs=given.epochs,
+        batch_size=24,
+        per_cluster=None,
+        learning_rate=given.rate,
+        l1=0.0,
+        kl_target=None,
+        kl_coef=0.0,
+    )
     warnings.filterwarnings("ignore", message="there are no anchors")  # as meant
     start = time.process_time()
     if given.only.startswith("trl"):
         biases, measuring = trl(lm, task, how, given.only.removeprefix("trl-"))
     else:
-        options = {
-            "samples": given.samples,
-            "passes": given.passes,
-            "batch_size": 24,
-            "together": None,
-            "learning_rate": given.rate,
-        }
-        made = dso(
-            lm, task, anchors=(), estimator=given.only, l1=0.0, eps=None, kl_weight=0.0, progress=False, **options
-        )
+        made = dso(lm, task, replace(how, estimator=given.only), anchors=(), progress=False)
         biases, measuring = made.provenance["history"]["bias"], 0.0
     seconds = time.process_time() - start - measuring
-    each = len(biases) // given.passes
+    each = len(biases) // given.epochs
     means = [float(np.mean(biases[step - each : step])) for step in range(each, len(biases) + 1)]
     reached = next((each + i for i, mean in enumerate(means) if mean <= given.target), None)
     return {
@@ -127,7 +129,7 @@ def chapter(given: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     lm = sl.load(given.model, device="cpu")
     train = sl.tasks.pronoun("train", templates=sl.tasks.TRAINING_TEMPLATES)
-    made = dso(lm, train, passes=1, dtype=given.only, progress=False)
+    made = dso(lm, train, sl.Training(epochs=1, dtype=given.only), progress=False)
     seconds, memory = time.perf_counter() - start, peak()
     items, biases = sl.tasks.pronoun("validation").ambiguous, []
     for strength in (0.0, 1.0):
@@ -141,26 +143,19 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 
-def trl(lm: sl.Model, task: Task, plan: Plan, kind: str) -> tuple[list[float], float]:
+def trl(lm: sl.Model, task: Task, how: sl.Training, kind: str) -> tuple[list[float], float]:
     """TRL's RLOO or GRPO trainer on the same vectors: the bias before every step, and the seconds that measuring it took."""
     import datasets
     import pyarrow
     import trl
 
-    data = gather(lm, task, (), plan)
-    prompts, occupation = [item.prompt for item in task], [question.occupation for question in data.asked]
-    order = [
-        i
-        for number in range(plan.passes)
-        for part in learn.batches(
-            occupation, plan.batch_size, plan.together, np.random.default_rng([plan.seed, 0, number])
-        )
-        for i in part
-    ]
+    data = prepare(lm, task, (), how)
+    prompts, cluster = [item.prompt for item in task], [question.cluster for question in data.questions]
+    order = [i for batch in schedule(cluster, how) for i in batch]
     ends = {lm.tokens(prompts[0], option)[-1]: group for option, group in zip(task.items[0].options, data.groups)}
     for site in sites(lm.hf, "norm"):
         module = find(lm.hf, site).module
-        module.scale, module.shift = (nn.Parameter(torch.zeros(find(lm.hf, site).width)) for _ in "ab")
+        module.scale, module.shift = (nn.Parameter(torch.zeros(find(lm.hf, site).width)) for _ in range(2))
         module.register_forward_hook(lambda m, args, h: h + m.scale * h + m.shift)
     biases: list[float] = []
     measuring = 0.0
@@ -170,10 +165,10 @@ def trl(lm: sl.Model, task: Task, plan: Plan, kind: str) -> tuple[list[float], f
         start = time.process_time()
         part = sorted(set(number))
         with torch.no_grad():
-            log_p, _said = learn.ask(lm, [data.asked[i] for i in part], 2)
-        about = torch.tensor([occupation[i] for i in part])
-        reward = learn.rewards(log_p, about)
-        biases.append(-float(learn.expected(log_p, reward, torch.ones(len(part)))))
+            log_p = policy(lm, [data.questions[i] for i in part], 2).groups
+        about = torch.tensor([cluster[i] for i in part])
+        reward = rewards(log_p, about)
+        biases.append(-float(expected_reward(log_p, reward, torch.ones(len(part)))))
         measuring += time.process_time() - start
         groups = [data.groups.index(ends[ids[0]]) for ids in completion_ids]
         return [float(reward[part.index(i), group]) for i, group in zip(number, groups, strict=True)]
@@ -182,15 +177,15 @@ def trl(lm: sl.Model, task: Task, plan: Plan, kind: str) -> tuple[list[float], f
     with tempfile.TemporaryDirectory() as folder:
         settings = config(
             output_dir=folder,
-            learning_rate=plan.learning_rate,
+            learning_rate=how.learning_rate,
             lr_scheduler_type="linear",
             weight_decay=0.0,
             max_grad_norm=0.0,
             num_train_epochs=1,
-            num_generations=plan.samples,
+            num_generations=how.num_samples,
             max_completion_length=1,
-            per_device_train_batch_size=plan.batch_size,
-            gradient_accumulation_steps=plan.samples,
+            per_device_train_batch_size=how.batch_size,
+            gradient_accumulation_steps=how.num_samples,
             beta=0.0,
             shuffle_dataset=False,
             gradient_checkpointing=False,

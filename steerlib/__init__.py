@@ -30,12 +30,13 @@ from steerlib.models.load import load
 from steerlib.models.model import Model
 from steerlib.models.prompts import chat
 from steerlib.models.sites import Site
-from steerlib.reproduce.claims import claim
+from steerlib.reproduce.claims import claim, claims
 from steerlib.steering import controls
 from steerlib.steering.apply import steer
-from steerlib.steering.capture import capture
+from steerlib.steering.capture import activations, capture
 from steerlib.steering.edits import cosines, sparsify, subset
 from steerlib.steering.operations import Ablate, Add, Affine, Steering, load_steering
+from steerlib.training.config import Training
 
 __version__ = "0.1.0"
 __all__ = [
@@ -56,6 +57,8 @@ __all__ = [
     "Steering",
     "SteerlibError",
     "Tradeoff",
+    "Training",
+    "activations",
     "adapted",
     "attribute_words",
     "capability",
@@ -63,6 +66,7 @@ __all__ = [
     "chat",
     "choose_layers",
     "claim",
+    "claims",
     "contrastive",
     "controls",
     "cosines",

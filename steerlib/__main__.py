@@ -1,6 +1,11 @@
 """The command line: `steerlib reproduce | check | book | assets`, a thin face of the library.
 
-Exit status: 0 all is well, 1 a claim missed or a chapter failed, 2 the input was wrong, 130 stopped by Ctrl-C or SIGTERM.
+Exit status:
+    0    every claim that was judged holds (or nothing was judged because other parameters were asked for)
+    1    a claim misses or drifted, or a chapter failed
+    2    the input was wrong
+    3    nothing was judged, or something changed since a chapter ran
+    130  stopped by Ctrl-C or SIGTERM
 """
 
 from __future__ import annotations
@@ -10,10 +15,19 @@ import sys
 from collections.abc import Sequence
 
 from steerlib.errors import SteerlibError
+from steerlib.reproduce.terminal import degrade
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status; without `arguments` it reads the command line."""
+    """Run a command.
+
+    Args:
+        arguments: the words after `steerlib`; those of the command line when left out.
+
+    Returns:
+        The exit status.
+    """
+    degrade(sys.stdout, sys.stderr)
     parser = _parser()
     chosen = parser.parse_args(arguments)
     if chosen.command is None:
@@ -27,17 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except ModuleNotFoundError as error:  # a plain `pip install`, which leaves the book's tools out
         print(
-            f"steerlib: this command needs the package {error.name}: `make setup` installs the book's tools",
+            f"steerlib: this command needs the package {error.name}: `make setup` installs the book's tools.",
             file=sys.stderr,
         )
         return 2
     except KeyboardInterrupt:
-        print("\nsteerlib: stopped; what was finished is kept", file=sys.stderr)
+        print("\nsteerlib: stopped; what was finished is kept.", file=sys.stderr)
+        if chosen.command == "reproduce":
+            print("To go on: steerlib reproduce --resume, with the same chapters and parameters.", file=sys.stderr)
         return 130
 
 
 def _reproduce(chosen: argparse.Namespace) -> int:
-    from steerlib.reproduce.run import find_root, literal, reproduce
+    from steerlib.reproduce.checkout import find_root
+    from steerlib.reproduce.parameters import literal
+    from steerlib.reproduce.run import reproduce
 
     values = {}
     for name, text in chosen.parameter:
@@ -45,40 +63,47 @@ def _reproduce(chosen: argparse.Namespace) -> int:
     for pair in chosen.parameters:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise SteerlibError(f"--parameters wants NAME=VALUE, not {pair!r}")
+            raise SteerlibError(f"--parameters wants NAME=VALUE, not {pair!r}.")
         values[name] = literal(text)
-    fine = reproduce(
+    outcome = reproduce(
         find_root(),
         chosen.chapters,
         parameters=values,
         resume=chosen.resume,
-        minutes=chosen.minutes,
+        stall=chosen.stall,
         jobs=chosen.jobs,
     )
-    return 0 if fine else 1
+    return outcome.status
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    from steerlib.reproduce.claims import accept, check, table
-    from steerlib.reproduce.run import choose, find_root, notebooks, read_ledger, read_records
+    from steerlib.reproduce.accept import ACCEPTABLE, accept
+    from steerlib.reproduce.checkout import choose, find_root, notebooks, read_ledger, read_records
+    from steerlib.reproduce.fingerprint import stale
+    from steerlib.reproduce.verdicts import check, conclude, table
 
     root = find_root()
     names = choose(chosen.chapters, notebooks(root))
-    records = read_records(root)
+    records = read_records(root, names)
     if not records:
-        raise SteerlibError("nothing has been run yet: `steerlib reproduce` runs the chapters")
-    records = {name: record for name, record in records.items() if name in names}
-    verdicts = check(read_ledger(root), records)
+        raise SteerlibError("nothing has been run yet: `steerlib reproduce` runs the chapters.")
+    changed = stale(root, records)
+    old = {} if chosen.stale_ok else changed
     if chosen.accept:
-        print(accept(root / "data" / "claims.yml", verdicts) or "nothing to accept", end="\n\n")
-        verdicts = check(read_ledger(root), records)
-    print(table(v for v in verdicts if v.claim.chapter in names))
-    return 1 if any(v.miss for v in verdicts) else 0
+        strict = check(read_ledger(root), records, stale=changed)
+        print(accept(root / "data" / "claims.yml", strict) or "nothing to accept", end="\n\n")
+        left = {v.claim.chapter for v in strict if v.word == "stale" or (v.word in ACCEPTABLE and not v.sound)}
+        for name in sorted(left):
+            print(f"not accepted: the numbers of {name}, which did not run to its end or changed since")
+    verdicts = check(read_ledger(root), records, stale=old)
+    outcome = conclude(verdicts, records, old, names)
+    print(f"{table(outcome.verdicts)}\n\n{outcome}")
+    return outcome.status
 
 
 def _book(chosen: argparse.Namespace) -> int:
+    from steerlib.reproduce.checkout import find_root, notebooks, read_ledger, read_records
     from steerlib.reproduce.pages import build
-    from steerlib.reproduce.run import find_root, notebooks, read_ledger, read_records
 
     root = find_root()
     print(f"the book: {build(root, read_ledger(root), read_records(root), notebooks(root))}")
@@ -111,7 +136,8 @@ def _parser() -> argparse.ArgumentParser:
         help="run chapters, check their claims, build the book",
         description="Run chapters from top to bottom, compare every number they claim with the\n"
         "ledger (data/claims.yml), build the book, and print a table of the claims.\n"
-        "The exit status is 1 if a claim misses or a chapter fails.",
+        "The exit status is 1 if a claim misses or drifted or a chapter fails, and 3 if nothing was judged;\n"
+        "a run with other parameters that you asked for judges nothing, says so, and ends with 0.",
         epilog="examples:\n"
         "  steerlib reproduce                  all chapters\n"
         "  steerlib reproduce 03               one chapter, by its number or its file name\n"
@@ -144,21 +170,32 @@ def _parser() -> argparse.ArgumentParser:
         help="how many chapters run side by side, sharing the processor's cores (default: as many as there are cores, "
         "at most 2, and as memory allows at 3 GB each; 1 with a GPU)",
     )
-    run.add_argument("--minutes", type=float, default=30.0, help="the longest one chapter may take (default: 30)")
+    run.add_argument(
+        "--stall",
+        type=float,
+        default=30.0,
+        metavar="MINUTES",
+        help="stop a chapter when for so long no cell ended, nothing was printed and no bar moved (default: 30); "
+        "a chapter that moves is never stopped for being slow",
+    )
 
     judge = commands.add_parser(
         "check",
         help="compare the last run with the ledger again, without running anything",
         description="Compare the numbers of the last run with the ledger (data/claims.yml).\n"
-        "The exit status is 1 if a claim misses.",
+        "The exit status is 1 if a claim misses or drifted or a chapter failed, and 3 if nothing was judged,\n"
+        "or if the notebook, the library, the data or the weights changed since a chapter ran.",
         epilog="examples:\n"
         "  steerlib check\n"
         "  steerlib check 03 --accept    write the measured numbers of chapter 03's claims that\n"
-        "                                miss, or are new, into the ledger; show what changed",
+        "                                miss, drifted or are new into the ledger; show what changed",
         formatter_class=raw,
     )
     judge.add_argument("chapters", nargs="*", metavar="CHAPTER", help="03, or a file name (default: all)")
     judge.add_argument("--accept", action="store_true", help="make the measured numbers the expected ones")
+    judge.add_argument(
+        "--stale-ok", action="store_true", help="judge numbers that are older than what they were made of, too"
+    )
 
     commands.add_parser(
         "book",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_people import need
+from helpers import need
 
 from steerlib import SteerlibError
 from steerlib.tasks import GENDERS, OCCUPATIONS, PERSON_IS_MAN, TONES, Portrait, describe, occupations, people

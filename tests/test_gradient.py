@@ -23,6 +23,7 @@ from steerlib.methods.gradient import gradient
 from steerlib.models import sites
 from steerlib.models.model import Model
 from steerlib.models.sites import Site
+from steerlib.steering import perturb
 
 SITES = ("pixels", "visual", "embeddings", "residual")
 WORDS = ["woman", "man", "map", "he", "she"]  # two to five tokens; two share all but their last
@@ -107,7 +108,7 @@ def test_the_slope_is_that_of_finite_differences(family: str, site: Any) -> None
                 def move(name: str, h: Tensor) -> Tensor:
                     return h + sign * size * way if name == key else h
 
-                with inside._touched(lm, site, columns, ALL, move):
+                with perturb.perturbed(lm, site, columns, ALL, move):
                     return inside._slopes(lm, row, site, columns, ALL)[0]
 
             measured = (at(1) - at(-1)) / (2 * size)
@@ -221,7 +222,7 @@ def test_a_small_step_raises_the_likelihood_of_the_words(site: Any, norm: Any) -
     before, slopes = inside._slopes(lm, row, site, columns, ALL)
     ((value, slope),) = slopes.values()
     step = inside._step(value, slope, norm, 1e-3, site)
-    with inside._touched(lm, site, columns, ALL, lambda _, h: h + step):
+    with perturb.perturbed(lm, site, columns, ALL, lambda _, h: h + step):
         after, _ = inside._slopes(lm, row, site, columns, ALL)
     assert after - before == pytest.approx(float((slope * step).sum()), rel=0.1)
     assert after > before
@@ -487,7 +488,7 @@ def test_pixels_that_cannot_be_turned_back_are_refused() -> None:
     with pytest.raises(SteerlibError, match="turned back into pixels from 0 to 1 .*site='visual'"):
         gradient(strange, None, asked(), WORDS)
     with pytest.raises(SteerlibError, match=r"it gives \(4, 12\)"):
-        inside._normalisation(lm, torch.zeros(4, 12))
+        perturb.normalisation(lm, torch.zeros(4, 12))
 
 
 def test_a_step_that_changes_nothing_is_refused() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from test_dso import QUICK, fire, task
+from helpers import fire, letters, quick
 
 from steerlib import SteerlibError, decision_bias
 from steerlib.baselines.lora import Adapter, adapted, lora
@@ -17,7 +17,6 @@ from steerlib.methods.dso import dso
 from steerlib.models.model import Model
 
 pytest.importorskip("peft")
-HOW = {key: value for key, value in QUICK.items() if key != "l1"}
 
 
 def modules(lm: Model) -> dict[str, tuple[int, frozenset[str]]]:
@@ -32,11 +31,11 @@ def same(a: Adapter, b: Adapter) -> bool:
 def test_it_lowers_the_bias_within_the_with_and_leaves_the_model_as_it_was() -> None:
     lm = tiny.fresh("qwen2")
     weights, plain, parts = tiny.weights(lm.hf), tiny.logits(lm), modules(lm)
-    before = decision_bias(lm, task(), resamples=10).per_occupation_bias.value
-    made = lora(lm, task(), rank=2, **{**HOW, "passes": 8})
+    before = decision_bias(lm, letters(), resamples=10).per_occupation_bias.value
+    made = lora(lm, letters(), quick(epochs=8), rank=2, progress=False)
     assert modules(lm) == parts and tiny.same_weights(lm.hf, weights) and torch.equal(tiny.logits(lm), plain)
     with adapted(lm, made):
-        assert decision_bias(lm, task(), resamples=10).per_occupation_bias.value < 0.5 * before
+        assert decision_bias(lm, letters(), resamples=10).per_occupation_bias.value < 0.5 * before
         assert not any(parameter.requires_grad for parameter in lm.hf.parameters())
     assert modules(lm) == parts and tiny.same_weights(lm.hf, weights) and torch.equal(tiny.logits(lm), plain)
     assert not any(parameter.requires_grad for parameter in lm.hf.parameters())
@@ -45,14 +44,14 @@ def test_it_lowers_the_bias_within_the_with_and_leaves_the_model_as_it_was() -> 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("out of memory")])
 def test_the_model_comes_back_however_it_ends(error: BaseException) -> None:
     lm = tiny.fresh("llama")
-    made = lora(lm, task(), rank=2, **HOW)
+    made = lora(lm, letters(), quick(), rank=2, progress=False)
     weights, plain, parts = tiny.weights(lm.hf), tiny.logits(lm), modules(lm)
     with pytest.raises(type(error)), adapted(lm, made):
         raise error
     assert modules(lm) == parts
     handle = fire(lm, 14, error)
     with pytest.raises(type(error)):
-        lora(lm, task(), rank=2, **HOW)
+        lora(lm, letters(), quick(), rank=2, progress=False)
     handle.remove()
     assert modules(lm) == parts and tiny.same_weights(lm.hf, weights)
     assert torch.equal(tiny.logits(lm), plain)
@@ -60,7 +59,7 @@ def test_the_model_comes_back_however_it_ends(error: BaseException) -> None:
 
 def test_it_takes_the_steps_of_dso_on_the_same_prompts() -> None:
     lm = tiny.model("llama")
-    tuned, steered = lora(lm, task(), rank=2, **HOW), dso(lm, task(), **QUICK)
+    tuned, steered = lora(lm, letters(), quick(), rank=2, progress=False), dso(lm, letters(), quick(), progress=False)
     one, other = tuned.provenance["history"], steered.provenance["history"]
     assert len(one["bias"]) == len(other["bias"])
     assert one["bias"][0] == pytest.approx(other["bias"][0], abs=1e-5)  # both start as the plain model
@@ -68,34 +67,42 @@ def test_it_takes_the_steps_of_dso_on_the_same_prompts() -> None:
 
 
 def test_shapes_are_of_the_rank_and_only_blocks_are_touched() -> None:
-    made = lora(tiny.model("llava"), task(), rank=3, **HOW)
+    made = lora(tiny.model("llava"), letters(), quick(), rank=3, progress=False)
     assert len(made.weights) == 2 * 7 * tiny.LAYERS
     for name, value in made.weights.items():
         assert 3 in value.shape and value.isfinite().all(), name
 
 
+def test_size_costs_nothing_unless_a_price_is_set() -> None:
+    lm = tiny.model("llama")
+    default, free, priced = (lora(lm, letters(), quick(l1=l1), rank=2, progress=False) for l1 in (None, 0.0, 0.1))
+    assert same(default, free) and not same(default, priced) and default.provenance["l1"] == 0
+    sizes = [sum(float(value.abs().sum()) for value in made.weights.values()) for made in (free, priced)]
+    assert sizes[1] < sizes[0]
+
+
 @pytest.mark.parametrize("name", ["gemma2", "gptj"])
 def test_other_families_and_the_same_seed_give_the_same_bits(name: str) -> None:
     lm = tiny.model(name)
-    one, again = (lora(lm, task(), rank=2, estimator="reinforce", **HOW) for _ in range(2))
+    one, again = (lora(lm, letters(), quick(estimator="reinforce"), rank=2, progress=False) for _ in range(2))
     assert same(one, again)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     lm, file = tiny.fresh("llama"), tmp_path / "run.safetensors"
-    whole = lora(lm, task(), rank=2, **HOW)
+    whole = lora(lm, letters(), quick(), rank=2, progress=False)
     handle = fire(lm, 15, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        lora(lm, task(), rank=2, checkpoint=file, **HOW)
+        lora(lm, letters(), quick(), rank=2, checkpoint=file, progress=False)
     handle.remove()
-    assert file.is_file() and same(whole, lora(lm, task(), rank=2, checkpoint=file, **HOW))
+    assert file.is_file() and same(whole, lora(lm, letters(), quick(), rank=2, checkpoint=file, progress=False))
     with pytest.raises(SteerlibError, match="another method, places:"):
-        lora(lm, task(), rank=3, checkpoint=file, **HOW)
+        lora(lm, letters(), quick(), rank=3, checkpoint=file, progress=False)
 
 
 def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny.model("llama")
-    made = lora(lm, task(), rank=2, **HOW)
+    made = lora(lm, letters(), quick(), rank=2, progress=False)
     parts = modules(tiny.model("gptj"))
     with (
         pytest.raises(SteerlibError, match="made for another network than 'tiny-gptj'"),
@@ -104,11 +111,11 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     assert modules(tiny.model("gptj")) == parts
     with pytest.raises(SteerlibError, match="rank of an update must be at least 1"):
-        lora(lm, task(), rank=0, **HOW)
+        lora(lm, letters(), quick(), rank=0, progress=False)
     with pytest.raises(SteerlibError, match="no linear maps"):  # GPT-2's projections are not nn.Linear
-        lora(tiny.model("gpt2"), task(), **HOW)
+        lora(tiny.model("gpt2"), letters(), quick(), progress=False)
     missing: dict[str, Any] = {"peft": None}
     for name, value in missing.items():
         monkeypatch.setitem(sys.modules, name, value)
     with pytest.raises(SteerlibError, match="needs the package peft"):
-        lora(lm, task(), **HOW)
+        lora(lm, letters(), quick(), progress=False)

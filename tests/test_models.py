@@ -6,10 +6,13 @@ import inspect
 import json
 import shutil
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -127,8 +130,10 @@ def test_options_of_one_token_cost_one_row_a_prompt_and_one_position_of_logits()
         ([[" he", " she"]], "2 lists"),
         ([[" he", " she"], [" a", " b", " c"]], "one length"),
         ([" cat", " cat."], "beginning of"),
-        ([" he", " he"], "beginning of"),
-        ([" he", ""], "does not start a new token"),
+        ([" he", " he"], "' he' was given twice"),
+        ([[" he", " she"], [" it", " it"]], "' it' was given twice"),
+        ([" he", ""], "option 1 is empty"),
+        ([" he", 3], "option 1 is a int, not a text"),
     ],
     ids=str,
 )
@@ -136,6 +141,126 @@ def test_options_that_are_no_choice_are_refused(options: Any, says: str) -> None
     with pytest.raises(SteerlibError, match=says) as error:
         tiny.model("llama").choose(PROMPTS[:2], options)
     sentence(error)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, None])
+def test_a_batch_size_below_one_is_refused(batch_size: Any) -> None:
+    lm = tiny.model("llama")
+    for ask in (
+        lambda: lm.choose(PROMPTS, OPTIONS, batch_size=batch_size),
+        lambda: lm.loglik(PROMPTS, ["!"] * 5, batch_size=batch_size),
+    ):
+        with pytest.raises(SteerlibError, match="batch_size must be a whole number of at least 1") as error:
+            ask()
+        sentence(error)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_text_beyond_the_context_is_refused_and_one_that_fills_it_is_read(family: str) -> None:
+    """Learned positions would raise an IndexError there, and rotary ones run on silently."""
+    lm, most = tiny.model(family), 256
+    full = "z" * most
+    assert len(lm.tokens(full)) == most
+    assert lm.choose(full, ["!", "?"]).shape == (2,) and len(lm.loglik([full], ["!"])[0]) == 1
+    assert len(lm.loglik([full + "z"])[0]) == most  # the last token is only scored
+    for ask in (
+        lambda: lm.choose(["A", full + "z"], ["!", "?"]),
+        lambda: lm.choose(full, ["!!", "?"]),
+        lambda: lm.loglik([full], ["!!"]),
+        lambda: lm.loglik([full + "zz"]),
+    ):
+        with pytest.raises(SteerlibError, match=f"but the context of 'tiny-{family}' is 256: shorten it") as error:
+            ask()
+        sentence(error)
+
+
+def test_prompts_and_options_may_stand_in_arrays_and_tables() -> None:
+    lm = tiny.model("llama")
+    own = [[" cat.", " cab"], [" dog", " doctor"], ["!", "?"], [" he", " so"], [" one", " two"]]
+    shared, each = lm.choose(PROMPTS, OPTIONS), lm.choose(PROMPTS, own)
+    column = pd.Series(PROMPTS, index=[7, 3, 9, 1, 5])
+    chats = [chat("Who?", "It"), chat("Why?")]
+    for prompts in (np.array(PROMPTS), column, pd.Index(PROMPTS), tuple(PROMPTS)):
+        assert torch.equal(lm.choose(prompts, np.array(OPTIONS)), shared)
+        assert torch.equal(lm.choose(prompts, pd.Series(OPTIONS, index=[2, 1, 4, 3])), shared)
+        assert torch.equal(lm.choose(prompts, np.array(own)), each)
+        assert torch.equal(lm.choose(prompts, pd.DataFrame(own, columns=["one", "other"])), each)
+        assert torch.equal(
+            torch.stack(lm.loglik(prompts, pd.Series(["!"] * 5))), torch.stack(lm.loglik(PROMPTS, ["!"] * 5))
+        )
+    assert torch.equal(lm.choose(pd.Series(chats), OPTIONS), lm.choose(chats, OPTIONS))
+    assert torch.equal(lm.choose(np.str_("A"), OPTIONS), lm.choose("A", OPTIONS))
+    with pytest.raises(SteerlibError, match="prompt 1 is a float, not a text or a chat: nan") as error:
+        lm.choose(pd.Series(["A", float("nan")]), OPTIONS)
+    sentence(error)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_score_compares_sums_or_means_per_token_or_per_character(family: str) -> None:
+    lm = tiny.model(family)
+    tokens = [len(lm.tokens("A", option)) - len(lm.tokens("A")) for option in OPTIONS]
+    characters = [len(option.strip()) for option in OPTIONS]
+    sums = torch.stack([torch.stack([lm.loglik([p], [o])[0].sum() for o in OPTIONS]) for p in PROMPTS])
+    for score, sizes in (("sum", [1] * 4), ("token", tokens), ("character", characters)):
+        got = lm.choose(PROMPTS, OPTIONS, score=score)  # type: ignore[call-overload]
+        torch.testing.assert_close(got, (sums / torch.tensor(sizes)).softmax(-1), atol=1e-5, rtol=1e-3)
+    own = [[option, f"{option}?"[::-1]] for option in (" dog", " c", "!", " she", " two")]
+    each = lm.choose(PROMPTS, own, score="token")
+    for prompt, options, line in zip(PROMPTS, own, each, strict=True):
+        torch.testing.assert_close(lm.choose(prompt, options, score="token"), line, atol=1e-5, rtol=1e-3)
+    with pytest.raises(SteerlibError, match="no score 'mean': use 'sum', 'token' or 'character'"):
+        lm.choose(PROMPTS, OPTIONS, score="mean")  # type: ignore[call-overload]
+
+
+def test_a_longer_option_loses_by_its_length_only_where_sums_are_compared() -> None:
+    """On a model that finds every token equally likely, n tokens have n times the log-probability of one."""
+    lm = tiny.fresh("llama")
+    lm.hf.lm_head.weight.zero_()
+    vocabulary = lm.hf.config.vocab_size
+    short, long = lm.choose("A", ["!", " doctor"])
+    assert long / short == pytest.approx(vocabulary**-6, rel=1e-3)  # seven tokens against one
+    torch.testing.assert_close(lm.choose("A", ["!", " doctor"], score="token"), torch.tensor([0.5, 0.5]))
+    per_character = torch.tensor([1.0, 7 / 6]) * -np.log(vocabulary)
+    torch.testing.assert_close(lm.choose("A", ["!", " doctor"], score="character"), per_character.float().softmax(-1))
+
+
+@pytest.mark.parametrize("score", ["sum", "token", "character"])
+def test_the_mass_is_what_the_options_hold_of_everything_the_model_could_say(score: Any) -> None:
+    lm = tiny.model("llama")
+    whole = [lm.tokenizer.decode([i]) for i in range(4, lm.hf.config.vocab_size)]
+    letters = [t for t in whole if len(lm.tokens("A " + t)) == 3 and "\n" not in t and t.strip() == t][:20]
+    probabilities, mass = lm.choose(PROMPTS, letters, score=score, return_mass=True)
+    each = torch.stack([torch.stack([lm.loglik([p], [o])[0].sum() for o in letters]) for p in PROMPTS]).exp()
+    assert mass.shape == (len(PROMPTS),) and mass.dtype == torch.float32
+    torch.testing.assert_close(mass, each.sum(-1), atol=1e-6, rtol=1e-3)
+    assert (mass > 0).all() and (mass < 1).all() and mass.std() > 0
+    assert torch.equal(probabilities, lm.choose(PROMPTS, letters, score=score))
+    alone = lm.choose(PROMPTS[0], letters, score=score, return_mass=True)
+    assert alone[0].shape == (len(letters),) and alone[1].shape == ()
+    torch.testing.assert_close(alone[1], mass[0])
+
+
+def test_only_some_pictures_are_held_at_a_time_and_the_answers_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, number = tiny.seeing(), 70
+    prompts = [chat("Who is it?" * (1 + i % 3), "The", pictures=tiny.picture(i)) for i in range(number)]
+    together = lm.choose(prompts, [" first", " second"])  # all in one window
+    living: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    most, plain = 0, Model.read
+
+    def read(self: Model, *args: Any) -> Any:
+        nonlocal most
+        ids, seen = plain(self, *args)
+        living.update(seen.values())
+        most = max(most, len(living))
+        return ids, seen
+
+    monkeypatch.setattr(Model, "read", read)
+    streamed = lm.choose(prompts, [" first", " second"], batch_size=1)
+    assert 16 <= most <= 16 + 2
+    torch.testing.assert_close(streamed, together, atol=1e-5, rtol=1e-3)
+    most = 0
+    lm.loglik(prompts, ["!"] * number, batch_size=1)
+    assert 16 <= most <= 16 + 2
 
 
 def test_an_option_that_begins_another_names_both() -> None:

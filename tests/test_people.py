@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import need
 from PIL import Image
 
 from steerlib import SteerlibError, assets
@@ -34,12 +35,6 @@ from steerlib.tasks.people import (
 )
 
 VIEWS: tuple[View, ...] = ("whole", "face", "small", "blurred")
-
-
-def need(style: str = "openmoji") -> None:
-    """Skip the test on a machine that has not fetched the drawings."""
-    if not (assets.cache_dir() / "assets" / STYLES[style]).is_dir():
-        pytest.skip(f"{STYLES[style]} is not in the cache")
 
 
 def pixels(picture: Image.Image) -> np.ndarray[Any, Any]:

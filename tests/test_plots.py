@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from helpers import need
 from matplotlib import pyplot as plt
-from test_people import need
 
 from steerlib import SteerlibError, plots
 from steerlib.tasks import GENDERS, OCCUPATIONS, PERSON_IS_MAN, STYLES, TONES

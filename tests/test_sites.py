@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import sys
+from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -97,6 +99,18 @@ def test_the_final_norm_belongs_to_all_layers_only() -> None:
 )
 def test_layers_by_number_range_or_name(which: object, numbers: list[int]) -> None:
     assert layers(tiny.model("llama").hf, which) == numbers
+
+
+@pytest.mark.parametrize("number", [np.int64(1), np.uint8(1), np.array(1), torch.tensor(1), np.argmax([0.1, 0.9])])
+def test_layer_numbers_may_come_from_an_argmax(number: Any) -> None:
+    hf = tiny.model("llama").hf
+    assert layers(hf, number) == layers(hf, [number]) == layers(hf, (number, 1)) == [1]
+    assert layers(hf, np.array([2, 0])) == layers(hf, torch.tensor([0, 2])) == [0, 2]  # type: ignore[arg-type]
+    assert all(type(n) is int for n in layers(hf, np.array([2, 0])))  # type: ignore[arg-type]
+    for wrong in (np.int64(9), [1.0], 1.0, None, [True], ["1"], torch.tensor([0.5])):
+        with pytest.raises(SteerlibError) as error:
+            layers(hf, wrong)  # type: ignore[arg-type]
+        sentence(error)
 
 
 @pytest.mark.parametrize("which", [3, -4, [], [0, 3], range(2, 5), range(0), "centre", ""])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import itertools
 import json
@@ -683,7 +684,7 @@ def test_text_streamed_from_another_thread_is_steered_by_scope(road: str, tokens
                 def write(how: dict[str, Any] = how, got: list[str] = got) -> None:
                     got.append(lm.generate(PROMPTS[0], **how))
 
-                thread = threading.Thread(target=write)
+                thread = threading.Thread(target=contextvars.copy_context().run, args=(write,))
                 thread.start()
             thread.join()
             assert "".join(got) == expected

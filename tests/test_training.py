@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_people import need
+from helpers import need
 
 from steerlib import chat, load
 from steerlib.tasks.people import GENDERS, to_images

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from test_people import need
+from helpers import need
 
 from steerlib import SteerlibError, decision_bias
 from steerlib.tasks import OCCUPATIONS, TONE_GROUPS, PairItem, Person, occupations, people, pronoun, who_is

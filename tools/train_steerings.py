@@ -25,7 +25,7 @@ import steerlib as sl
 from steerlib.assets import cache_dir
 from steerlib.methods.dso import dso
 from steerlib.tasks import Task
-from steerlib.training.reward import Reward
+from steerlib.training.config import Reward
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "steerings"
 
@@ -54,7 +54,7 @@ class Recipe:
         """What differs from the defaults. The one that shows how a reward is fooled sees an occupation only as a whole."""
         if self.task == "pronoun":
             return {} if self.few else ONCE
-        return {"passes": 3, "eps": 0.3} if self.pictured else {"together": None, "eps": 0.05}
+        return {"epochs": 3, "kl_target": 0.3} if self.pictured else {"per_cluster": None, "kl_target": 0.05}
 
     @property
     def pictured(self) -> bool:
@@ -74,7 +74,16 @@ def pronouns() -> Task:
     return sl.tasks.pronoun("train", templates=sl.tasks.TRAINING_TEMPLATES)
 
 
-ONCE: dict[str, Any] = {"passes": 1}  # over so many wordings
+ONCE: dict[str, Any] = {"epochs": 1}  # over so many wordings
+
+FORMER_NAMES = {
+    "epochs": "passes",
+    "num_samples": "samples",
+    "per_cluster": "together",
+    "kl_target": "eps",
+    "kl_coef": "kl_weight",
+}
+"""What the settings were called when the files that ship were made: their headers have these names."""
 
 RECIPES = (
     Recipe("smollm2", "pronoun", 0),
@@ -105,7 +114,8 @@ seeds and rewards give without training for as long again.
 versions, and bias, divergence and anchor accuracy at every step of training. Read one with `steerlib.load_steering`.
 
 **How made.** `python tools/train_steerings.py`, with the versions in requirements.lock, in float32 on a processor, one thread. The
-settings are `dso`'s defaults of that day, but for what the script sets; they stand in each file. Training items only (see
+settings are `dso`'s defaults of that day, but for what the script sets; they stand in each file, under names that `steerlib.Training`
+has changed since: passes is now epochs, samples num_samples, together per_cluster, eps kl_target and kl_weight kl_coef. Training items only (see
 occupations.csv for the split), in fourteen ambiguous wordings; those with `few` in their name saw seven of them, twice. The
 per-prompt steerings of smol-llava made three passes, and are held on unambiguous prompts without pictures as well, since without
 them its plain text suffers.
@@ -161,8 +171,8 @@ def make(recipe: Recipe) -> None:
     checkpoint, start = runs() / path.name, time.perf_counter()
     torch.set_num_threads(1)  # another number gives other last digits
     model = sl.load(recipe.model, device="cpu")
-    how: dict[str, Any] = {"reward": recipe.reward, "seed": recipe.seed, **recipe.options()}
-    made = dso(model, recipe.items(), anchors=recipe.anchors(), checkpoint=checkpoint, **how)
+    how = sl.Training(reward=recipe.reward, seed=recipe.seed, **recipe.options())
+    made = dso(model, recipe.items(), how, anchors=recipe.anchors(), checkpoint=checkpoint)
     made.save(path)
     checkpoint.unlink()
     print(f"wrote {path.name} after {time.perf_counter() - start:.0f} s")
@@ -180,11 +190,10 @@ def tune() -> None:
     torch.set_num_threads(1)
     lm, start = sl.load("smollm2", device="cpu"), time.perf_counter()
     checkpoint = runs() / f"{TUNED}.safetensors"
-    made = sl.lora(lm, pronouns(), checkpoint=checkpoint, **ONCE)
+    made = sl.lora(lm, pronouns(), sl.Training(**ONCE), checkpoint=checkpoint)
     print(f"trained {TUNED} after {time.perf_counter() - start:.0f} s")
-    facts = {
-        key: made.provenance[key] for key in ("rank", "passes", "batch_size", "learning_rate", "eps", "reward", "seed")
-    }
+    kept = ("rank", "epochs", "batch_size", "learning_rate", "kl_target", "reward", "seed")
+    facts = {key: made.provenance[key] for key in kept}
     numbers: dict[str, Any] = {**facts, "parameters": sum(value.numel() for value in made.weights.values())}
     numbers["unsteered"] = measured(lm)
     with sl.steer(lm, sl.load_steering(FOLDER / "dso-smollm2-pronoun-0.safetensors")):

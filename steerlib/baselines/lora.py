@@ -2,15 +2,15 @@
 
     W + (scale / rank) B A  for every linear map W of the text decoder's blocks;   B starts at 0
 
-The comparison that a steering must stand: an adapter has many times the numbers of `dso`, no strength to turn, and acts by other
-weights. Source: Hu et al., arXiv 2106.09685; the objective is that of Monteiro Paes et al. (see `steerlib.methods.dso`).
+The comparison that a steering must stand: an adapter has many times the parameters of `dso`, no strength to turn, and changes
+the weights. Source: Hu et al., arXiv 2106.09685; the objective is that of Monteiro Paes et al. (see `steerlib.methods.dso`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,14 +23,21 @@ from steerlib.models import sites
 from steerlib.models.model import Model
 from steerlib.steering.operations import provenance
 from steerlib.tasks import Task
-from steerlib.training.config import Anchors, Dtype, Plan, gather
+from steerlib.training.config import Training
+from steerlib.training.data import Anchors, prepare
 from steerlib.training.loop import fit
-from steerlib.training.reward import Estimator, Reward
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What `lora` learned: A (rank, in) and B (out, rank) of each linear map, by name. Apply it with `adapted`."""
+    """What `lora` learned. Apply it with `adapted`.
+
+    Args:
+        weights: A (rank, in) and B (out, rank) of each linear map, by name.
+        rank: of every update.
+        seed: of the training; a fresh A is drawn with it before it is overwritten.
+        provenance: where it comes from, as a Steering says it.
+    """
 
     weights: Mapping[str, Tensor]
     rank: int
@@ -45,50 +52,65 @@ class Adapter:
 def lora(
     model: Model,
     task: Task,
+    training: Training | None = None,
     *,
     anchors: Anchors = None,
     rank: int = 8,
-    reward: Reward = "occupation",
-    estimator: Estimator = "exact",
-    samples: int = 8,
-    passes: int = 2,
-    batch_size: int = 16,
-    together: int | None = 2,
-    learning_rate: float = 1e-3,
-    eps: float | None = 0.2,
-    kl_weight: float | None = None,
-    seed: int = 0,
-    dtype: Dtype = "float32",
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Adapter:
     """An Adapter under which the decisions on the ambiguous items of `task` are fair; the model is left as it was.
 
-    rank: of the update of each linear map. The rest is as at `dso`, with which it shares data, order, objective and steps.
-    Raises SteerlibError as `dso` does, or if the package peft is missing.
+    Args:
+        model: left as it was.
+        task: as for `dso`, with which it shares data, order, objective and steps.
+        training: as for `dso`; without an l1 of its own, size costs nothing.
+        anchors: what must stay as it is, as for `dso`.
+        rank: of the update of each linear map.
+        checkpoint: a file from which a run that was stopped continues to the same bits.
+        progress: show a bar.
+
+    Returns:
+        An Adapter for `adapted`, with the same facts in its provenance as a steering of `dso` has.
+
+    Raises:
+        SteerlibError: as `dso` does, or if the package peft is missing.
+
+    >>> import steerlib as sl
+    >>> lm = sl.load("smollm2", device="cpu")
+    >>> task = sl.tasks.Task("few", sl.tasks.pronoun("train").ambiguous.items[:2], about="occupation")
+    >>> how = sl.Training(epochs=1, batch_size=2)
+    >>> adapter = sl.lora(lm, task, how, anchors=["The rain began"], rank=1, progress=False)
+    >>> with sl.adapted(lm, adapter):
+    ...     lm.choose("The nurse said that", [" he", " she"]).shape
+    torch.Size([2])
     """
     if rank < 1:
         raise SteerlibError(f"the rank of an update must be at least 1, not {rank}.")
-    plan = Plan(
-        reward, estimator, samples, passes, batch_size, together, learning_rate, 0.0, eps, kl_weight, seed, dtype
-    )
-    data = gather(model, task, anchors, plan)
-    with _injected(model, rank, seed) as learned:
+    training = training or Training()
+    training = replace(training, l1=training.l1 or 0.0)
+    data = prepare(model, task, anchors, training)
+    with _injected(model, rank, seed=training.seed) as learned:
         for value in learned.values():
             value.requires_grad_()
-        history = fit(model, data, plan, learned, method=f"lora-{rank}", checkpoint=checkpoint, progress=progress)
+        history = fit(model, data, training, learned, method=f"lora-{rank}", checkpoint=checkpoint, progress=progress)
         weights = {name: value.detach().cpu().clone() for name, value in learned.items()}
-    facts = {**asdict(plan), "task": task.name, "prompts": len(data.asked), "anchors": len(data.anchors)}
-    return Adapter(weights, rank, seed, provenance(model, "lora", rank=rank, **facts, history=history))
+    facts = {**asdict(training), "task": task.name, "prompts": len(data.questions), "anchors": len(data.anchors)}
+    return Adapter(weights, rank, training.seed, provenance(model, "lora", rank=rank, **facts, history=history))
 
 
 @contextmanager
 def adapted(model: Model, adapter: Adapter) -> Iterator[None]:
     """Within the `with`, `model` runs with the adapter; on leaving it, however that happens, it is as before, to the bit.
 
-    Raises SteerlibError if the adapter was made for another network.
+    Args:
+        model: the one it was trained on.
+        adapter: made by `lora`, which has an example.
+
+    Raises:
+        SteerlibError: if the adapter was made for another network.
     """
-    with _injected(model, adapter.rank, adapter.seed) as learned:
+    with _injected(model, adapter.rank, seed=adapter.seed) as learned:
         shapes = {name: tuple(value.shape) for name, value in learned.items()}
         if shapes != {name: tuple(value.shape) for name, value in adapter.weights.items()}:
             raise SteerlibError(
@@ -101,7 +123,7 @@ def adapted(model: Model, adapter: Adapter) -> Iterator[None]:
 
 
 @contextmanager
-def _injected(model: Model, rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
+def _injected(model: Model, rank: int, *, seed: int) -> Iterator[dict[str, Tensor]]:
     """The model with fresh low-rank updates in its blocks, frozen; yields them by name, and takes them out again."""
     try:
         from peft import LoraConfig, inject_adapter_in_model

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -26,16 +24,13 @@ from tqdm.auto import tqdm
 
 from steerlib.errors import SteerlibError
 from steerlib.models import sites
-from steerlib.models.layout import laid_out
 from steerlib.models.model import Model
 from steerlib.models.prompts import Prompt, as_list, count_pictures, with_picture
-from steerlib.models.scoring import Row
-from steerlib.models.sites import Layers, Site, hook, image_token
+from steerlib.models.scoring import Query, log_probs
+from steerlib.models.sites import Layers, Site, image_token
 from steerlib.steering.capture import capture
 from steerlib.steering.operations import Ablate, Add, Operation, Steering, provenance
-
-StepSite = Literal["pixels", "visual", "embeddings", "residual"]
-Touch = Callable[[str, Tensor], Tensor]
+from steerlib.steering.perturb import StepSite, Touch, frozen, perturbed, wide
 
 
 def gradient(
@@ -72,7 +67,7 @@ def gradient(
     changes = {at: torch.zeros((), dtype=torch.float64) for at in where}
     befores, lengths = dict(changes), dict(changes)
     noise = 0 if site == "residual" else torch.finfo(model.hf.dtype).eps  # what rounding alone changes
-    with _frozen(model.hf), tqdm(total=len(inputs), desc="taking gradient steps", leave=False) as bar:
+    with frozen(model.hf), tqdm(total=len(inputs), desc="taking gradient steps", leave=False) as bar:
         for prompt in inputs:
             before, change = _change(model, prompt, words, site, norm, epsilon, where, read)
             for at in where:
@@ -144,63 +139,56 @@ def _change(
     read: Literal["last", "mean"],
 ) -> tuple[dict[Site, Tensor], dict[Site, Tensor]]:
     """At every wanted site, (width,) in float64: the activation before the step, and what the step adds to it."""
-    row = model.split(prompt, words)
-    columns = _columns(model, row, site)
+    query = model.split(prompt, words)
+    columns = _columns(model, query, site)
 
     def activations(touch: Touch) -> dict[Site, Tensor]:
-        with _touched(model, site, columns, where, touch):
+        with perturbed(model, site, columns, where, touch):
             _, got = next(capture(model, [prompt], where, read=read))
         return {at: got[at][0].double() for at in where}
 
     before = activations(lambda key, h: h)  # rounded as after the step
-    _, slopes = _slopes(model, row, site, columns, where)
+    _, slopes = _slopes(model, query, site, columns, where)
     steps = {key: _step(value, slope, norm, epsilon, site) for key, (value, slope) in slopes.items()}
     if site == "residual":  # the step is the change
         moves = {at: steps[str(at)][0].double().cpu() for at in where}  # (tokens, width)
         return before, {at: move[-1] if read == "last" else move.mean(0) for at, move in moves.items()}
 
     def moved(key: str, h: Tensor) -> Tensor:
-        there = _wide(h) + steps[key]
+        there = wide(h) + steps[key]
         return there.clamp(0, 1) if site == "pixels" else there
 
     after = activations(moved)
     return before, {at: after[at] - before[at] for at in where}
 
 
-def _columns(model: Model, row: Row, site: StepSite) -> Tensor:
+def _columns(model: Model, query: Query, site: StepSite) -> Tensor:
     """(columns,) which tokens of the prompt are stepped on: those of its pictures for "visual", else all."""
-    ids, token = torch.tensor(row[0], device=model.device), image_token(model.hf)
-    if (site == "pixels" and "pixel_values" not in row[2]) or (site == "visual" and not row[2]):
+    ids, token = torch.tensor(query.prompt, device=model.device), image_token(model.hf)
+    if (site == "pixels" and "pixel_values" not in query.seen) or (site == "visual" and not query.seen):
         raise SteerlibError(f"a step at the {site} needs a picture: a prompt has none, give it in `pictures`.")
     stepped = ids.eq(token) if site == "visual" and token is not None else torch.ones_like(ids)
     return stepped.nonzero()[:, 0]
 
 
 def _slopes(
-    model: Model, row: Row, site: StepSite, columns: Tensor, where: list[Site]
+    model: Model, query: Query, site: StepSite, columns: Tensor, where: list[Site]
 ) -> tuple[float, dict[str, tuple[Tensor, Tensor]]]:
     """f, and {what is stepped on: (its value, the gradient of f there)}.
 
     Words that differ in their last token share a pass; the passes are joined by grad log sum e^f = sum e^f grad f / sum e^f.
     """
-    ids, tails, seen = row
-    stems: dict[tuple[int, ...], set[int]] = {}
-    for tail in tails:
-        stems.setdefault(tuple(tail[:-1]), set()).add(tail[-1])
     total, slopes, held = -math.inf, dict[str, Tensor](), dict[str, Tensor]()
 
     def keep(key: str, h: Tensor) -> Tensor:
         held[key] = h if h.requires_grad else h.detach().requires_grad_()
         return held[key]
 
-    for stem, lasts in stems.items():
-        batch = model.batch([[*ids, *stem]], [seen])
-        ends = torch.tensor([len(ids)], device=model.device)
-        with torch.inference_mode(False), _touched(model, site, columns, where, keep):
-            with laid_out(batch["attention_mask"].bool(), ends):
-                logits = model.hf(**batch, use_cache=False, logits_to_keep=len(stem) + 1).logits[0]
-            lines = _wide(logits).log_softmax(-1)  # (stem + 1, vocabulary)
-            f = lines[torch.arange(len(stem)), list(stem)].sum() + lines[-1, sorted(lasts)].logsumexp(0)
+    for row in query.rows():
+        stem, lasts = row.ids[row.prompt :], sorted({tail[-1] for tail in row.tails.values()})
+        with torch.inference_mode(False), perturbed(model, site, columns, where, keep):
+            ((_, lines),) = log_probs(model, [row], batch_size=1)  # (stem + 1, vocabulary)
+            f = lines[torch.arange(len(stem)), stem].sum() + lines[-1, lasts].logsumexp(0)
             found = torch.autograd.grad(f, list(held.values()))
         both = torch.logaddexp(f.new_tensor(total), f).item()
         if not math.isfinite(both) or not all(slope.isfinite().all() for slope in found):
@@ -209,9 +197,9 @@ def _slopes(
             )
         old, new = math.exp(total - both), math.exp(f.item() - both)
         for key, slope in zip(held, found, strict=True):
-            slopes[key] = new * _wide(slope) + (old * slopes[key] if key in slopes else 0)
+            slopes[key] = new * wide(slope) + (old * slopes[key] if key in slopes else 0)
         total = both
-    return total, {key: (_wide(held[key].detach()), slope) for key, slope in slopes.items()}
+    return total, {key: (wide(held[key].detach()), slope) for key, slope in slopes.items()}
 
 
 def _step(value: Tensor, slope: Tensor, norm: str, epsilon: float, site: StepSite) -> Tensor:
@@ -220,78 +208,3 @@ def _step(value: Tensor, slope: Tensor, norm: str, epsilon: float, site: StepSit
         raise SteerlibError(f"the likelihood of the words does not depend on the {site}: there is no step to take.")
     unit = slope.sign() if norm == "sign" else slope / slope.norm() * math.sqrt(slope.numel())
     return unit * (epsilon if site == "pixels" else epsilon * value.norm() / math.sqrt(value.numel()))
-
-
-@contextmanager
-def _touched(model: Model, site: StepSite, columns: Tensor, where: list[Site], touch: Touch) -> Iterator[None]:
-    """Within the `with`, what `touch(name, value)` returns stands for the value at the site, in every forward pass.
-
-    The value is the pictures in units of 0 to 1 for "pixels", else (1, columns, width).
-    """
-
-    def part(key: str, h: Tensor) -> Tensor:  # h: (1, tokens, width), of which some columns are touched
-        return h.index_copy(1, columns, touch(key, h[:, columns]).to(h.dtype))
-
-    def handed(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        table, token, h = module.get_input_embeddings(), image_token(model.hf), kwargs.get("inputs_embeds")
-        if h is None:  # a text model looks its tokens up by itself
-            h, args = table(kwargs.pop("input_ids", args[0] if args else None)), (None, *args[1:]) if args else ()
-        known = token is not None and token < table.num_embeddings
-        if site == "visual" and known and torch.equal(h[0, columns[0]], table(columns.new_tensor(token))):
-            raise SteerlibError(
-                f"'{model.name}' hands no visual tokens to its text decoder: take the step at the pixels, site='pixels'."
-            )
-        return args, {**kwargs, "inputs_embeds": part(site, h)}
-
-    def looked(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = kwargs["pixel_values"]
-        mean, deviation = _normalisation(model, given)
-        shown = _wide(given) * deviation + mean
-        return args, {**kwargs, "pixel_values": ((touch(site, shown) - mean) / deviation).to(given.dtype)}
-
-    with ExitStack() as stack:
-        if site == "residual":
-            for at in where:
-                stack.callback(hook(sites.find(model.hf, at), partial(part, str(at))).remove)
-        elif site == "pixels":
-            stack.callback(model.hf.base_model.register_forward_pre_hook(looked, with_kwargs=True).remove)
-        else:
-            stack.callback(sites.decoder(model.hf).register_forward_pre_hook(handed, with_kwargs=True).remove)
-        yield
-
-
-def _normalisation(model: Model, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation, each (3, 1, 1), with which the processor made `pixels` of a picture in 0 to 1."""
-    how = model.processor.image_processor
-    white = 255 * how.rescale_factor if how.do_rescale else 255.0  # before the normalisation
-    moments = (how.image_mean, how.image_std) if how.do_normalize else ([0.0] * 3, [1.0] * 3)
-    mean, deviation = (torch.tensor(x).to(_wide(pixels)).reshape(-1, 1, 1) / white for x in moments)
-    there = _wide(pixels) * deviation + mean if pixels.dim() > 3 and pixels.shape[-3] == len(mean) else None
-    if there is None or there.min() < -0.02 or there.max() > 1.02:
-        raise SteerlibError(
-            f"the processor of '{model.name}' does not give pictures that can be turned back into pixels from 0 to 1 "
-            f"(it gives {tuple(pixels.shape)}): take the step at the visual tokens, site='visual'."
-        )
-    return mean, deviation
-
-
-@contextmanager
-def _frozen(hf: Any) -> Iterator[None]:
-    """Within the `with`, the model is in evaluation mode and no weight gathers a gradient; then all is as it was."""
-    training = [module for module in hf.modules() if module.training]
-    learning = [weight for weight in hf.parameters() if weight.requires_grad]
-    try:
-        hf.eval()
-        for weight in learning:
-            weight.requires_grad_(False)
-        yield
-    finally:
-        for weight in learning:
-            weight.requires_grad_(True)
-        for module in training:
-            module.training = True
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """In float32 at least."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

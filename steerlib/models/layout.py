@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -52,12 +52,18 @@ class _Gate:
     def __init__(self) -> None:
         self.free = threading.Condition()
         self.owner: int | None = None
+        self.session: object = None  # anew each time that the model is taken
         self.depth = 0
         self.changes: list[str] = []
+
+    def shut(self) -> bool:
+        """Whether another thread has the model, and this one was not sent by it."""
+        return self.owner not in (None, threading.get_ident()) and self.session not in _sessions.get()
 
 
 _gates: WeakKeyDictionary[Any, _Gate] = WeakKeyDictionary()
 _making = threading.Lock()
+_sessions: ContextVar[tuple[object, ...]] = ContextVar("sessions", default=())
 
 
 def _gate(hf: Any) -> _Gate:
@@ -69,36 +75,44 @@ def _gate(hf: Any) -> _Gate:
 def alone(hf: Any, change: str | None = None) -> Iterator[None]:
     """Within the `with`, no other thread runs or changes this model: they wait until it is free.
 
+    A thread that works for this one is let in if it carries its context: `Thread(target=contextvars.copy_context().run, args=(f,))`, or
+    `asyncio.to_thread(f)`, which does so by itself.
+
     Args:
         hf: the network.
         change: what changes the network meanwhile, such as "a steering"; None if it only runs.
     """
-    gate, me, told = _gate(hf), threading.get_ident(), False
+    gate, told = _gate(hf), False
     with gate.free:
-        while gate.owner not in (None, me):
+        while gate.shut():
             if not gate.free.wait(PATIENCE) and not told:
                 told = True
                 warnings.warn(
-                    "this thread waits for another one that steers or runs the same model: if that one waits for this, "
-                    "leave its `with steer(...)` first, or load a model for each thread.",
+                    "this thread waits for another one that steers or runs the same model: leave its `with steer(...)`, load a "
+                    "model for each thread, or start this one with contextvars.copy_context().run if it works for the other.",
                     stacklevel=4,
                 )
-        gate.owner, gate.depth = me, gate.depth + 1
+        if gate.owner is None:
+            gate.owner, gate.session = threading.get_ident(), object()
+        gate.depth += 1
         if change is not None:
             gate.changes.append(change)
+    token = _sessions.set((*_sessions.get(), gate.session))
     try:
         yield
     finally:
+        with suppress(ValueError):  # a generator that holds the `with` may be closed in another context
+            _sessions.reset(token)
         with gate.free:
             if change is not None:
                 gate.changes.remove(change)
             gate.depth -= 1
             if gate.depth == 0:
-                gate.owner = None
+                gate.owner = gate.session = None
                 gate.free.notify_all()
 
 
 def changed(hf: Any) -> str | None:
-    """What changes a network now, such as "a steering" or "an adapter"; None if it runs as it was loaded."""
-    changes = _gate(hf).changes
-    return changes[-1] if changes else None
+    """What changes a network for this thread now, such as "a steering" or "an adapter"; None if it runs as it was loaded."""
+    gate = _gate(hf)
+    return gate.changes[-1] if gate.changes and not gate.shut() else None

@@ -10,17 +10,33 @@ has already begun. The content of a message about pictures is a list of parts, `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 import torch
+from jinja2.exceptions import TemplateError
 from torch import Tensor
 
-from steerlib.errors import SteerlibError
-from steerlib.models.layout import laid_out
-from steerlib.models.prompts import Prompt, as_list, pictures_of
-from steerlib.models.scoring import Row, Seen, batches, options_for, refuse_prefixes
+from steerlib.errors import SteerlibError, check_count
+from steerlib.models.layout import alone, laid_out
+from steerlib.models.prompts import Prompt, as_list, as_text, check_chat, listed, pictures_of
+from steerlib.models.sampling import decoding, own_distribution, seeds_of
+from steerlib.models.scoring import (
+    Query,
+    Seen,
+    batches,
+    log_probs,
+    options_for,
+    refuse_long,
+    refuse_prefixes,
+    tail_log_probs,
+    windows,
+)
+
+Score = Literal["sum", "token", "character"]
+
+WINDOW = 16  # batches whose prompts are read, and whose pictures are held, at a time
 
 
 @dataclass(frozen=True)
@@ -42,19 +58,30 @@ class Model:
         return cast(torch.device, self.hf.device)
 
     def render(self, prompt: Prompt) -> str:
-        """The text that the model reads for `prompt`: itself if plain, else through the model's chat template."""
+        """The text that the model reads for a prompt: itself if plain, else through the model's chat template.
+
+        Raises:
+            SteerlibError: the chat is malformed, or the model's template is missing or refuses it.
+
+        Example:
+            >>> import steerlib as sl
+            >>> sl.load("smollm2").render("The nurse said that")
+            'The nurse said that'
+        """
         if isinstance(prompt, str):
             return prompt
-        if not prompt:
-            raise SteerlibError("an empty chat was given: a chat needs at least one message.")
-        if any(not {"role", "content"} <= set(message) for message in prompt):
-            raise SteerlibError("a message of a chat lacks its 'role' or its 'content'.")
+        check_chat(prompt)
         begun = prompt[-1]["role"] == "assistant"
         template = self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
         if not template.chat_template:
             raise SteerlibError(f"'{self.name}' has no chat template: give plain text instead of messages.")
         how: dict[str, bool] = {"continue_final_message": True} if begun else {"add_generation_prompt": True}
-        return str(template.apply_chat_template(list(prompt), tokenize=False, **how))
+        messages = as_text(prompt) if self.processor is None else list(prompt)
+        try:
+            return str(template.apply_chat_template(messages, tokenize=False, **how))
+        except (TemplateError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise SteerlibError(f"the chat template of '{self.name}' does not take this chat: {reason}.") from error
 
     def tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         """Token ids of `prompt` followed by `continuation`; special tokens as the model expects them."""
@@ -108,57 +135,133 @@ class Model:
             batch[key] = joined.to(self.device, self.hf.dtype if joined.is_floating_point() else None)
         return batch
 
+    @overload
     def choose(
         self,
         prompts: Prompt | Sequence[Prompt],
         options: Sequence[str] | Sequence[Sequence[str]],
         *,
+        score: Score = ...,
+        return_mass: Literal[False] = ...,
+        batch_size: int = ...,
+    ) -> Tensor: ...
+    @overload
+    def choose(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        options: Sequence[str] | Sequence[Sequence[str]],
+        *,
+        score: Score = ...,
+        return_mass: Literal[True],
+        batch_size: int = ...,
+    ) -> tuple[Tensor, Tensor]: ...
+    def choose(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        options: Sequence[str] | Sequence[Sequence[str]],
+        *,
+        score: Score = "sum",
+        return_mass: bool = False,
         batch_size: int = 16,
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """How likely the model continues each prompt with each option, normalised over the options.
 
-        prompts: n prompts (or one). options: whole strings of any number of tokens, the same for all prompts, or one list a
-        prompt (all of one length). An option begins with a space where the text would.
-        Returns (n, options) probabilities in float32 on the CPU; (options,) if one prompt was given.
-        Raises SteerlibError on no options, options that cannot be told apart, or an output that is not finite.
+        Args:
+            prompts: n prompts (or one), in a list, an array or a column of a table.
+            options: whole strings of any number of tokens: the same for all prompts, or one list per prompt (all of one
+                length). An option begins with a space where the text would.
+            score: what is compared. "sum" is the log-probability of the whole option; "token" its mean per token and
+                "character" per character (blanks at its ends not counted), so that a longer option is not less likely merely
+                because it is longer.
+            return_mass: also return how much probability the options hold, before they are normalised: the sum of
+                P(option | prompt). Where it is tiny, the model would say none of them, and the choice means little.
+            batch_size: how many rows run together. Only 16 times as many prompts' pictures are held at a time.
+
+        Returns:
+            (n, options) probabilities in float32 on the CPU; with return_mass also (n,) the mass. One dimension less if one
+            prompt was given.
+
+        Raises:
+            SteerlibError: on options that are empty, the same, or the beginning of one another, a prompt longer than the
+                model's context, or an output that is not finite.
+
+        >>> import steerlib as sl
+        >>> lm = sl.load("smollm2", device="cpu")
+        >>> chosen, mass = lm.choose("The nurse was tired because", [" she", " he"], return_mass=True)
+        >>> bool(chosen[0] > chosen[1]), bool(0.1 < mass < 1)
+        (True, True)
         """
+        if score not in ("sum", "token", "character"):
+            raise SteerlibError(f"there is no score '{score}': use 'sum', 'token' or 'character'.")
+        check_count("batch_size", batch_size)
         many, single = as_list(prompts)
         each = options_for(many, options)
-        rows: dict[tuple[int, tuple[int, ...]], Row] = {}
-        order: list[tuple[tuple[int, tuple[int, ...]], int]] = []  # where each prompt's options are: row, place in it
-        for i, prompt in enumerate(many):
-            start, tails, seen = self.split(prompt, each[i])
-            for tail in tails:
-                key = (i, tuple(tail[:-1]))  # options that differ in their last token are read from one row
-                same = rows.setdefault(key, (start, [], seen))[1]
-                order.append((key, len(same)))
-                same.append(tail)
-            refuse_prefixes(each[i], tails)
-        scored = dict(zip(rows, self._score(list(rows.values()), batch_size), strict=True))
-        scores = torch.stack([scored[key][place].sum() for key, place in order]).reshape(len(many), -1)
-        probabilities = scores.softmax(-1)  # (n, options)
-        return probabilities[0] if single else probabilities
+
+        def asked() -> Iterator[Query]:
+            for prompt, own in zip(many, each, strict=True):
+                query = self.split(prompt, own)
+                refuse_prefixes(own, query.tails)
+                yield query
+
+        totals, sizes = [], []
+        for window in windows(asked(), 16 * batch_size):
+            for found in self._score(window, batch_size):
+                totals.append(torch.stack([line.sum() for line in found]))  # (options,)
+                sizes.append([len(line) for line in found])
+        total = torch.stack(totals)  # (n, options) log-probabilities of the whole options
+        compared = total
+        if score != "sum":
+            if score == "character":
+                sizes = [[len(option.strip() or option) for option in own] for own in each]
+            compared = total / torch.tensor(sizes)
+        probabilities, mass = compared.softmax(-1), total.exp().sum(-1)
+        if single:
+            probabilities, mass = probabilities[0], mass[0]
+        return (probabilities, mass) if return_mass else probabilities
 
     def loglik(
         self, prompts: Prompt | Sequence[Prompt], continuations: Sequence[str] | None = None, *, batch_size: int = 8
     ) -> list[Tensor]:
         """Log-likelihood, in nats, of each token of each continuation given its prompt.
 
-        continuations: one text a prompt; None scores each prompt's own tokens after its first.
-        Returns n tensors of shape (tokens,), float32 on the CPU: `.sum()` is the text's log-likelihood.
+        Args:
+            prompts: n prompts (or one).
+            continuations: one text per prompt; None scores each prompt's own tokens after its first.
+            batch_size: how many rows run together.
+
+        Returns:
+            n tensors of shape (tokens,), float32 on the CPU: `.sum()` is the text's log-likelihood.
+
+        Raises:
+            SteerlibError: on an empty continuation, a text longer than the model's context, or an output that is not finite.
+
+        >>> import steerlib as sl
+        >>> lm = sl.load("smollm2", device="cpu")
+        >>> paris, cheese = lm.loglik(["The capital of France is"] * 2, [" Paris", " cheese"])
+        >>> bool(paris.sum() > cheese.sum())
+        True
         """
+        check_count("batch_size", batch_size)
         many, _ = as_list(prompts)
-        if continuations is None:
-            texts = [self.read(prompt) for prompt in many]
-            pairs: list[Row] = [(ids[:1], [ids[1:]], seen) for ids, seen in texts]
-        else:
-            if isinstance(continuations, str) or len(continuations) != len(many):
-                raise SteerlibError(f"{len(many)} prompts need as many continuations, in a list.")
-            pairs = [self.split(p, [c]) for p, c in zip(many, continuations, strict=True)]
-        for i, (start, (tail,), _) in enumerate(pairs):
-            if not start or not tail:
-                raise SteerlibError(f"prompt {i} is too short: there is no token to score after a first one.")
-        return [line[0] for line in self._score(pairs, batch_size)]
+        texts = None if continuations is None or isinstance(continuations, str) else listed(continuations)
+        if continuations is not None and (texts is None or len(texts) != len(many)):
+            raise SteerlibError(f"{len(many)} prompts need as many continuations, in a list.")
+
+        def asked() -> Iterator[Query]:
+            for i, prompt in enumerate(many):
+                if texts is None:
+                    ids, seen = self.read(prompt)
+                    refuse_long(self, ids[:-1])
+                    query = Query(ids[:1], [ids[1:]], seen)
+                elif not isinstance(texts[i], str) or not texts[i]:
+                    raise SteerlibError(f"continuation {i} is {texts[i]!r}: give a text of at least one token.")
+                else:
+                    query = self.split(prompt, [texts[i]])
+                if not query.tails[0]:
+                    raise SteerlibError(f"prompt {i} is too short: there is no token to score after a first one.")
+                yield query
+
+        return [found[0] for window in windows(asked(), 16 * batch_size) for found in self._score(window, batch_size)]
 
     def generate(
         self,
@@ -166,43 +269,83 @@ class Model:
         *,
         max_new_tokens: int = 40,
         temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
         seed: int = 0,
         batch_size: int = 16,
         use_cache: bool = True,
     ) -> Any:
         """What the model writes after each prompt, up to its end-of-text token or `max_new_tokens`.
 
-        temperature: 0 is greedy; above it, sampled with `seed`. use_cache: keep keys and values between steps (same text).
-        Returns n texts without the prompt; one text if one prompt was given.
+        Tokens are drawn from the model's own distribution: penalties and cut-offs that a checkpoint's generation_config asks for
+        play no part. A sampled text depends on its prompt and the seed, not on the other prompts; a prompt that is given
+        twice gets two draws.
+
+        Args:
+            prompts: n prompts, or one.
+            max_new_tokens: the most tokens that are written per prompt.
+            temperature: 0 takes the likeliest token; 1 samples with the model's probabilities; others sharpen or flatten them.
+            top_p: sample only among the likeliest tokens that together have this probability; 1 is all.
+            top_k: sample only among this many of the likeliest tokens; 0 is all.
+            seed: of the samples.
+            batch_size: how many prompts are continued together.
+            use_cache: keep keys and values between steps; the text is the same.
+
+        Returns:
+            n texts without their prompts, or one text if one prompt was given.
+
+        Raises:
+            SteerlibError: a prompt is empty, an option is out of range, or the model gives logits that are not finite.
+
+        Example:
+            >>> import steerlib as sl
+            >>> sl.load("smollm2").generate("The capital of France is", max_new_tokens=1)
+            ' Paris'
         """
         many, single = as_list(prompts)
-        rows = [self.read(prompt) for prompt in many]
-        for i, (row, _) in enumerate(rows):
-            if not row:
-                raise SteerlibError(f"prompt {i} is empty: there is nothing to continue.")
-        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-        texts = [""] * len(rows)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            for part in batches([len(row) for row, _ in rows], batch_size):
-                batch = self.batch([rows[i][0] for i in part], [rows[i][1] for i in part])
+        check_count("max_new_tokens", max_new_tokens)
+        check_count("batch_size", batch_size)
+        decoding(self.name, temperature=temperature, top_p=top_p, top_k=top_k, seeds=[])  # refuses before it reads
+        texts: list[str] = []
+        met: list[list[int]] = []
+        for start in range(0, len(many), WINDOW * batch_size):
+            rows = [self.read(prompt) for prompt in many[start : start + WINDOW * batch_size]]
+            if [] in (ids := [row for row, _ in rows]):
+                raise SteerlibError(f"prompt {start + ids.index([])} is empty: there is nothing to continue.")
+            met += ids
+            seeds = seeds_of(met, seed)[start:]
+            texts += [""] * len(rows)
+            for part in batches([len(row) for row in ids], batch_size):
+                batch = self.batch([ids[i] for i in part], [rows[i][1] for i in part])
                 batch.pop("position_ids", None)  # generate() counts them from the mask itself
                 width = batch["input_ids"].shape[1]
                 ends = torch.full((len(part),), width, device=self.device)
-                with torch.inference_mode(), laid_out(batch["attention_mask"].bool(), ends):
+                drawn = decoding(
+                    self.name, temperature=temperature, top_p=top_p, top_k=top_k, seeds=[seeds[i] for i in part]
+                )
+                with (
+                    alone(self.hf),
+                    own_distribution(self.hf),
+                    torch.inference_mode(),
+                    laid_out(batch["attention_mask"].bool(), ends),
+                ):
                     out = self.hf.generate(
                         **batch,
-                        **sampling,
-                        max_new_tokens=max_new_tokens,
+                        do_sample=False,  # the processors have drawn
+                        logits_processor=drawn,
+                        max_new_tokens=int(max_new_tokens),
                         use_cache=use_cache,
                         pad_token_id=self.tokenizer.pad_token_id,
                     )
-                for i, ids in zip(part, out[:, width:].tolist(), strict=True):
-                    texts[i] = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+                for i, written in zip(part, out[:, width:].tolist(), strict=True):
+                    texts[start + i] = str(self.tokenizer.decode(written, skip_special_tokens=True))
         return texts[0] if single else texts
 
-    def split(self, prompt: Prompt, continuations: Sequence[str]) -> Row:
-        """The prompt's token ids, those of each continuation, cut where the prompt ends in the joint text, and its pictures."""
+    def split(self, prompt: Prompt, continuations: Sequence[str]) -> Query:
+        """The prompt's token ids, those of each continuation, cut where the prompt ends in the joint text, and its pictures.
+
+        Raises SteerlibError if the prompt is empty, a continuation does not start a new token, or they exceed the context.
+        """
         start, seen = self.read(prompt)
         if not start:
             raise SteerlibError(f"an empty prompt was given: there is nothing that {continuations[0]!r} could follow.")
@@ -217,31 +360,30 @@ class Model:
                     "and begin the option with one."
                 )
             tails.append(joint[len(plain) :])
-        return start, tails, seen
+        refuse_long(self, start + max(tails, key=len)[:-1])
+        return Query(start, tails, seen)
 
     def _encode(self, prompt: Prompt, text: str) -> list[int]:
-        """Token ids of a text; a chat's template has written the special tokens already."""
-        return cast(list[int], self.tokenizer(text, add_special_tokens=isinstance(prompt, str))["input_ids"])
+        """Token ids of a text; where a chat's template, or the text itself, begins it as the model expects, nothing is added."""
+        begins = self.tokenizer.bos_token
+        plain = isinstance(prompt, str) and not (begins and text.startswith(begins))
+        return cast(list[int], self.tokenizer(text, add_special_tokens=plain)["input_ids"])
 
-    def _score(self, rows: Sequence[Row], batch_size: int) -> list[list[Tensor]]:
-        """For rows with tails that differ in the last id only: each tail's (tokens,) log-probabilities."""
-        results: list[list[Tensor]] = [[]] * len(rows)
-        sizes = [len(tails[0]) for _, tails, _ in rows]
-        for part in batches([len(start) + size for (start, _, _), size in zip(rows, sizes, strict=True)], batch_size):
-            batch = self.batch([rows[i][0] + rows[i][1][0][:-1] for i in part], [rows[i][2] for i in part])
-            width, keep = batch["input_ids"].shape[1], max(sizes[i] for i in part)
-            ends = torch.tensor([width + 1 - sizes[i] for i in part], device=self.device)
-            with torch.inference_mode(), laid_out(batch["attention_mask"].bool(), ends):
-                logits = self.hf(**batch, use_cache=False, logits_to_keep=keep).logits  # (batch, keep, vocabulary)
-            for i, line in zip(part, logits, strict=True):
-                line = line[-sizes[i] :].float().log_softmax(-1)  # (tokens, vocabulary)
-                results[i] = [line[torch.arange(sizes[i]), tail].cpu() for tail in rows[i][1]]
-                if line.isnan().any() or not all(found.isfinite().all() for found in results[i]):
-                    text = self.tokenizer.decode(rows[i][0])[-60:]
+    def _score(self, queries: Sequence[Query], batch_size: int) -> list[list[Tensor]]:
+        """Of each query, each continuation's (tokens,) log-probabilities."""
+        found = [[torch.empty(0)] * len(query.tails) for query in queries]
+        rows = [(i, row) for i, query in enumerate(queries) for row in query.rows()]
+        with torch.inference_mode():
+            for r, lines in log_probs(self, [row for _, row in rows], batch_size=batch_size):
+                i, row = rows[r]
+                for number, scores in tail_log_probs(row, lines).items():
+                    found[i][number] = scores.float().cpu()
+                if lines.isnan().any() or not all(found[i][number].isfinite().all() for number in row.tails):
+                    text = self.tokenizer.decode(queries[i].prompt)[-60:]
                     raise SteerlibError(
                         f"'{self.name}' gave logits that are not finite (NaN or infinite) for the prompt ending {text!r}."
                     )
-        return results
+        return found
 
 
 def weights_hash(model: Model) -> str:

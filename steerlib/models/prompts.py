@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from steerlib.errors import SteerlibError
 
@@ -25,47 +25,116 @@ def chat(
     pictures: Image.Image | Sequence[Image.Image] = (),
     system: str | None = None,
 ) -> list[Message]:
-    """A chat prompt: the pictures (one, or several in order), what the user says, and how the assistant's answer has begun."""
-    shown = [pictures] if isinstance(pictures, Image.Image) else list(pictures)
+    """A chat prompt.
+
+    Args:
+        user: what the user says.
+        answer: how the assistant's answer has begun, which the model then continues; None lets it begin.
+        pictures: one picture, or several in order, before what the user says.
+        system: the system message; None leaves it to the model's template.
+
+    Returns:
+        A list of messages, `{"role": ..., "content": ...}`.
+
+    Raises:
+        SteerlibError: a picture is not a PIL image.
+
+    Example:
+        >>> chat("Who fixed the car?", "It was the")
+        [{'role': 'user', 'content': 'Who fixed the car?'}, {'role': 'assistant', 'content': 'It was the'}]
+    """
+    shown: list[Any] = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
+    for picture in shown:
+        if not isinstance(picture, Image.Image):
+            raise SteerlibError(f"a picture is a PIL image, not {type(picture).__name__}: open it with PIL.Image.open.")
     parts = [*({"type": "image", "image": picture} for picture in shown), {"type": "text", "text": user}]
-    messages: list[Message] = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": parts if shown else user})
+    messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": parts if len(parts) > 1 else user})
     if answer is not None:
         messages.append({"role": "assistant", "content": answer})
     return messages
 
 
 def as_list(prompts: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
-    """The prompts in a list, and whether it was a single one (a text, or one chat)."""
-    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
-        return [cast(Prompt, prompts)], True
-    if not prompts:
+    """The prompts in a list, and whether it was a single one (a text, or one chat).
+
+    Any sequence will do: a list, a tuple, a column of a frame, an array of texts.
+    """
+    if isinstance(prompts, str):
+        return [str(prompts)], True
+    if isinstance(prompts, Mapping):
+        raise SteerlibError("a single message was given: a chat is a list of messages, as steerlib.chat writes it.")
+    many = listed(prompts)
+    if not many:
         raise SteerlibError("no prompt was given: give a text, a chat, or a list of them.")
-    return list(cast(Sequence[Prompt], prompts)), False
+    if isinstance(many[0], Mapping):
+        return [cast(Prompt, many)], True
+    for i, prompt in enumerate(many):
+        if not isinstance(prompt, str) and not (
+            isinstance(prompt, Sequence) and all(isinstance(m, Mapping) for m in prompt)
+        ):
+            raise SteerlibError(
+                f"prompt {i} is a {type(prompt).__name__}, not a text or a chat (a list of messages): {prompt!r:.60}."
+            )
+    return many, False
 
 
-def pictures_of(prompt: Prompt) -> list[Image.Image]:
-    """The pictures of a chat, in order, as RGB."""
-    if isinstance(prompt, str):
-        return []
-    found = []
+def listed(values: Any) -> list[Any]:
+    """A list of the values in a sequence, an array or a column (or table, row by row), as plain Python objects."""
+    if hasattr(values, "to_numpy"):  # pandas
+        values = values.to_numpy()
+    return list(values.tolist() if hasattr(values, "tolist") else values)
+
+
+def check_chat(prompt: Sequence[Message]) -> None:
+    """Raise SteerlibError unless every message has a role, and a content that is a text or a list of parts."""
+    if not prompt:
+        raise SteerlibError("an empty chat was given: a chat needs at least one message.")
     for message in prompt:
-        if isinstance(message["content"], str):
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise SteerlibError("a message of a chat lacks its 'role' or its 'content'.")
+        content = message["content"]
+        if isinstance(content, str):
             continue
-        for part in message["content"]:
+        if not isinstance(content, Sequence):
+            raise SteerlibError(
+                f"the content of a message is a text or a list of parts, not a {type(content).__name__}."
+            )
+        for part in content:
             kind = part.get("type") if isinstance(part, Mapping) else None
-            if kind not in ("image", "text") or kind not in part:
+            if (
+                kind not in ("image", "text")
+                or kind not in part
+                or (kind == "text" and not isinstance(part["text"], str))
+            ):
                 raise SteerlibError(
                     "a part of a message is {'type': 'image', 'image': a picture} or {'type': 'text', 'text': ...}, "
                     f"not {str(part)[:60]}: write it with steerlib.chat(text, pictures=[...])."
                 )
-            if kind == "image":
-                found.append(_rgb(part["image"]))
-    return found
+
+
+def as_text(prompt: Sequence[Message]) -> list[Message]:
+    """A chat without pictures, with every content one text, as a template for text alone wants it."""
+    flat: list[Message] = []
+    for message in prompt:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = "".join(part["text"] for part in content if part["type"] == "text")
+        flat.append({**message, "content": content})
+    return flat
+
+
+def pictures_of(prompt: Prompt) -> list[Image.Image]:
+    """The pictures of a chat, in order, upright and as RGB."""
+    if isinstance(prompt, str):
+        return []
+    check_chat(prompt)
+    parts = [part for message in prompt if not isinstance(message["content"], str) for part in message["content"]]
+    return [_rgb(part["image"]) for part in parts if part["type"] == "image"]
 
 
 def _rgb(picture: Any) -> Image.Image:
-    """A picture in RGB, if it is clear what that would look like."""
+    """A picture in RGB, if it is clear what that would look like; a photograph is turned as its camera was held."""
     if not isinstance(picture, Image.Image):
         raise SteerlibError(f"a picture is a PIL image, not {type(picture).__name__}: open it with PIL.Image.open.")
     wide, high = picture.size
@@ -75,9 +144,21 @@ def _rgb(picture: Any) -> Image.Image:
         )
     if picture.mode not in ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK"):
         raise SteerlibError(f"a picture of mode {picture.mode} has no clear RGB form: convert it to RGB first.")
-    if picture.mode != "CMYK" and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-        raise SteerlibError("a picture has transparent places: paste it on a background first, and convert it to RGB.")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    try:
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode != "CMYK" and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+            raise SteerlibError(
+                "a picture has transparent places: paste it on a background first, and convert it to RGB."
+            )
+        made: Image.Image = picture if picture.mode == "RGB" else picture.convert("RGB")
+        return made
+    except SteerlibError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise SteerlibError(
+            f"a picture cannot be read ({reason}): its file is cut short or damaged, or was closed before it was read."
+        ) from error
 
 
 def answered(prompt: Prompt, answer: str) -> Prompt:

@@ -1,36 +1,162 @@
-"""Rows of token ids to log-probabilities of the texts that may follow them."""
+"""The one place where a model is scored: rows of token ids in, log-probabilities of what follows them out.
+
+Continuations that differ only in their last token are read from one row, rows of similar length run together, and the
+language-model head works only on the positions that are wanted. Gradients flow wherever they are enabled. `Model.choose`,
+`Model.loglik`, the policy of a training and the gradient vectors are thin callers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from steerlib.errors import SteerlibError
-from steerlib.models.prompts import Prompt
+from steerlib.errors import SteerlibError, check_count
+from steerlib.models.layout import alone, laid_out
+from steerlib.models.prompts import Prompt, listed
 
 Seen = Mapping[str, Tensor]
 """What a model wants of a prompt's pictures, as its processor names it: pixel_values (pictures, 3, height, width) and kin."""
 
-Row = tuple[list[int], list[list[int]], Seen]
-"""A prompt's token ids, those of texts that may follow it, and its pictures."""
+
+class Network(Protocol):
+    """What can be scored, such as a `Model`: a Hugging Face model, its tokenizer, and how rows become a batch for it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def hf(self) -> Any: ...
+    @property
+    def tokenizer(self) -> Any: ...
+    def batch(self, rows: Sequence[Sequence[int]], seen: Sequence[Seen] = ()) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence that the model reads.
+
+    ids: the prompt and whatever several continuations share. prompt: how many of the ids are the prompt. tails: the
+    continuations scored here, by number; they begin with the ids after the prompt and end with one token more. whole: whether
+    the log-probabilities after every token of the prompt are wanted, and not only those after its last.
+    """
+
+    ids: list[int]
+    prompt: int
+    tails: dict[int, list[int]]
+    seen: Seen
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Query:
+    """A prompt in token ids, the continuations to be scored after it, and its pictures."""
+
+    prompt: list[int]
+    tails: list[list[int]]
+    seen: Seen
+
+    def rows(self, *, whole: bool = False) -> list[Row]:
+        """What the model has to read: one row for all continuations that differ only in their last token."""
+        stems: dict[tuple[int, ...], dict[int, list[int]]] = {} if self.tails else {(): {}}
+        for number, tail in enumerate(self.tails):
+            stems.setdefault(tuple(tail[:-1]), {})[number] = tail
+        return [Row([*self.prompt, *stem], len(self.prompt), same, self.seen, whole) for stem, same in stems.items()]
+
+
+def log_probs(
+    network: Network, rows: Sequence[Row], *, batch_size: int, stretch: float = math.inf
+) -> Iterator[tuple[int, Tensor]]:
+    """The log-probabilities of the next token at the wanted positions of each row, batch after batch.
+
+    Args:
+        network: what reads the rows.
+        rows: in any order.
+        batch_size: how many rows run together.
+        stretch: how many times as long as the shortest of its batch a row may be, since padding costs time.
+
+    Yields:
+        The number of a row and (positions, vocabulary), in float32 at least: one line after the last token of the prompt and
+        one after every id behind it, or for a `whole` row after every id.
+    """
+    for whole in (False, True):
+        kind = [r for r, row in enumerate(rows) if row.whole == whole]
+        for part in batches([len(rows[r].ids) for r in kind], batch_size, stretch=stretch):
+            batch = [rows[kind[i]] for i in part]
+            inputs = network.batch([row.ids for row in batch], [row.seen for row in batch])
+            mask = inputs["attention_mask"].bool()  # (rows, columns), padded on the left
+            sizes = [len(row.ids) if whole else len(row.ids) - row.prompt + 1 for row in batch]
+            ends = [mask.shape[1] - len(row.ids) + row.prompt for row in batch]  # just past each prompt
+            with alone(network.hf), laid_out(mask, torch.tensor(ends, device=mask.device)):
+                keep = mask.shape[1] if whole else max(sizes)
+                logits = network.hf(**inputs, use_cache=False, logits_to_keep=keep).logits  # (rows, keep, vocabulary)
+            for i, size, line in zip(part, sizes, logits, strict=True):
+                wide = torch.promote_types(line.dtype, torch.float32)
+                yield kind[i], line[-size:].to(wide).log_softmax(-1)
+
+
+def tail_log_probs(row: Row, lines: Tensor) -> dict[int, Tensor]:
+    """Log-probabilities of each continuation of a row, {number: (tokens,)}, out of its lines (positions, vocabulary)."""
+    size = len(row.ids) - row.prompt + 1
+    return {number: lines[-size:][torch.arange(size), tail] for number, tail in row.tails.items()}
+
+
+def batches(lengths: Sequence[int], size: int, *, stretch: float = math.inf) -> Iterator[list[int]]:
+    """Indices in batches of at most `size`, the shortest first, none more than `stretch` times as long as the first."""
+    check_count("batch_size", size)
+    part: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if part and (len(part) == size or lengths[i] > stretch * lengths[part[0]]):
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
+
+
+def windows(queries: Iterable[Query], pictured: int) -> Iterator[list[Query]]:
+    """A stream of queries in parts in which at most `pictured` have pictures; a part is emptied before the next is read.
+
+    So only so many pictures' pixels are held at a time, however many prompts there are.
+    """
+    window: list[Query] = []
+    held = 0
+    for query in queries:
+        if query.seen and held == pictured:
+            yield window
+            window.clear()
+            held = 0
+        window.append(query)
+        held += bool(query.seen)
+    if window:
+        yield window
 
 
 def options_for(prompts: Sequence[Prompt], options: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
-    """One list of options for every prompt."""
-    if isinstance(options, str) or len(options) == 0:
+    """One list of options per prompt. Raises SteerlibError if they are not a choice between different texts."""
+    given: list[Any] = [] if isinstance(options, str) else listed(options)
+    if not given:
         raise SteerlibError(
             "no options were given: `options` is a list of at least two texts, such as [' he', ' she']."
         )
-    if isinstance(options[0], str):
-        each = [[str(option) for option in options]] * len(prompts)
-    else:
-        each = [list(line) for line in options]
-    if len(each) != len(prompts) or len({len(line) for line in each}) != 1:
+    shared = isinstance(given[0], str)
+    each: list[list[str]] = [given] if shared else [listed(line) for line in given]
+    if len({len(line) for line in each}) != 1 or (not shared and len(each) != len(prompts)):
         raise SteerlibError(f"{len(prompts)} prompts need {len(prompts)} lists of options, all of one length.")
     if len(each[0]) < 2:
         raise SteerlibError(f"only the option {each[0]} was given: a choice needs at least two.")
-    return each
+    for line in each:
+        for number, option in enumerate(line):
+            if not isinstance(option, str):
+                raise SteerlibError(f"option {number} is a {type(option).__name__}, not a text: {option!r}.")
+            if not option:
+                raise SteerlibError(f"option {number} is empty: an option is a text of at least one token.")
+            if option in line[:number]:
+                raise SteerlibError(f"option {option!r} was given twice: the options of a choice must differ.")
+    return each * len(prompts) if shared else each
 
 
 def refuse_prefixes(options: Sequence[str], tails: Sequence[Sequence[int]]) -> None:
@@ -44,8 +170,22 @@ def refuse_prefixes(options: Sequence[str], tails: Sequence[Sequence[int]]) -> N
                 )
 
 
-def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Indices in batches of `size`, rows of like length together, so that little is padding."""
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+def refuse_long(network: Network, ids: Sequence[int], *, coming: int = 0) -> None:
+    """Refuse a sequence that is longer than the model's context, in which it was trained to read.
+
+    Args:
+        network: what is to read it.
+        ids: the tokens to be read, pieces of pictures included.
+        coming: how many more the model is to write after them.
+
+    Raises:
+        SteerlibError: if there are more than `max_position_embeddings` of the text decoder's configuration; models that have
+            no such number (as with ALiBi) read any length.
+    """
+    most = getattr(network.hf.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(most, int) and len(ids) + coming > most > 0:
+        with_new = f" and {coming} to be written" if coming else ""
+        raise SteerlibError(
+            f"the text ending {network.tokenizer.decode(ids[-20:])[-60:]!r} has {len(ids)} tokens{with_new}, but the context "
+            f"of '{network.name}' is {most}: shorten it."
+        )

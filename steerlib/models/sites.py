@@ -7,7 +7,9 @@ vector of the hidden width (and perhaps a bias), an attention is the part of a b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -108,9 +110,15 @@ def layers(hf: Any, which: Layers) -> list[int]:
         if which not in names:
             raise SteerlibError(f"no layers are called '{which}': use {', '.join(names)}, a number, a list or a range.")
         return list(names[which])
-    numbers = [which] if isinstance(which, int) else list(which)
-    if not numbers or any(not -depth <= n < depth for n in numbers):
-        raise SteerlibError(f"layers {numbers} are not all in this network of {depth} (0 to {depth - 1}).")
+    several = isinstance(which, Iterable) and getattr(which, "ndim", 1) > 0  # an array of one number has 0 dimensions
+    given: list[Any] = list(cast(Iterable[Any], which)) if several else [which]
+    try:
+        numbers = [operator.index(n) for n in given if not isinstance(n, bool)]
+    except TypeError:
+        numbers = []
+    if not given or len(numbers) < len(given) or any(not -depth <= n < depth for n in numbers):
+        shown = numbers if len(numbers) == len(given) else given
+        raise SteerlibError(f"layers {shown} are not all in this network of {depth} (0 to {depth - 1}).")
     return sorted({n % depth for n in numbers})
 
 
@@ -216,3 +224,26 @@ def image_token(hf: Any) -> int | None:
         if isinstance(value, int):
             return value
     return None
+
+
+@contextmanager
+def uncompiled(hf: Any) -> Iterator[None]:
+    """Within the `with`, compiled code runs as plain Python where the network, or a part of it, was compiled.
+
+    A compiled network does not look at hooks that were registered after it had been compiled.
+    """
+    parts = hf.modules() if isinstance(hf, nn.Module) else ()
+    if not any(_is_compiled(part) for part in parts):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    forward = vars(module).get("forward")
+    return (
+        getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module, "_orig_mod")
+        or hasattr(forward, "_torchdynamo_orig_callable")
+    )

@@ -18,8 +18,11 @@ from typing import Any
 
 from steerlib.assets import fetch
 from steerlib.errors import SteerlibError
-from steerlib.reproduce.claims import Verdict, anchor, check
-from steerlib.reproduce.ledger import Claim, Measured, expected, interval, sentence, show
+from steerlib.reproduce.claims import anchor
+from steerlib.reproduce.fingerprint import stale
+from steerlib.reproduce.rules import Claim, Measured
+from steerlib.reproduce.verdicts import Verdict, check
+from steerlib.reproduce.wording import expected, interval, sentence, show
 
 MATHJAX = "sphinx-mathjax-offline"  # the asset that carries MathJax; _config.yml has its place
 
@@ -30,13 +33,16 @@ def build(
     records: Mapping[str, Mapping[str, Any]],
     notebooks: Sequence[str],
 ) -> Path:
-    """Build the book from what was run so far, and return the path of its first page.
+    """Build the book from what was run so far.
 
     Args:
         root: the checkout.
         ledger: the claims by id.
-        records: run records by chapter, as `steerlib.reproduce.read_records` gives them.
+        records: run records by chapter, as `read_records` gives them.
         notebooks: file stems of all chapters that are notebooks.
+
+    Returns:
+        The path of the book's first page.
 
     Raises:
         SteerlibError: Jupyter Book refused a page, or MathJax is not cached and cannot be had.
@@ -44,8 +50,8 @@ def build(
     mathjax = fetch(MATHJAX)
     top = root / "_build"
     whole = _assemble(root, ledger, records, notebooks)
-    for stale in (top / "html", top / ".doctrees", top / "jupyter_execute"):
-        shutil.rmtree(stale, ignore_errors=True)
+    for left in (top / "html", top / ".doctrees", top / "jupyter_execute"):
+        shutil.rmtree(left, ignore_errors=True)
     start = "from jupyter_book.cli.main import main; main()"  # it cannot be run with -m
     command = [sys.executable, "-c", start, "build", str(top / "source")]
     command += ["--path-output", str(root), "--config", str(root / "_config.yml")]
@@ -56,7 +62,7 @@ def build(
         made = subprocess.run(command, cwd=root, stdout=out, stderr=out, check=False)
     page = top / "html" / "index.html"
     if made.returncode != 0 or not page.is_file():
-        raise SteerlibError(f"the book was not built ({_first_fault(log)}); the whole log is {log}")
+        raise SteerlibError(f"the book was not built ({_first_fault(log)}); the whole log is {log}.")
     first = page.read_text(encoding="utf-8")
     if "<title" not in first:  # it only leads to the first page; a browser should know what it is
         head = '<!doctype html>\n<html lang="en">\n<title>Steering Away from Bias</title>\n'
@@ -90,7 +96,7 @@ def _assemble(
     page = source / "reproducibility.md"
     if page.is_file():
         text = page.read_text(encoding="utf-8")
-        for mark, made in report(check(ledger, records), records).items():
+        for mark, made in report(check(ledger, records, stale=stale(root, records)), records).items():
             text = text.replace(f"<!-- {mark} -->", made)
         page.write_text(text, encoding="utf-8")
     return whole
@@ -103,7 +109,15 @@ def _first_fault(log: Path) -> str:
 
 
 def report(verdicts: Iterable[Verdict], records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The tables of the Reproducibility page, in Markdown, by the name of the mark they replace."""
+    """The tables of the Reproducibility page.
+
+    Args:
+        verdicts: on all claims.
+        records: run records by chapter.
+
+    Returns:
+        The tables in Markdown, by the name of the mark that each replaces.
+    """
     runs = [{"chapter": name, **record.get("environment", {})} | dict(record) for name, record in records.items()]
     if not runs:
         return {"claims": "No run has been recorded yet.", "chapters": "", "environment": ""}

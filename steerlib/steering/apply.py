@@ -21,7 +21,7 @@ from steerlib.errors import SteerlibError
 from steerlib.models import sites
 from steerlib.models.layout import Layout, alone, laid_out, layout
 from steerlib.models.model import Model, weights_hash
-from steerlib.models.sites import Place, Site, hook, image_token
+from steerlib.models.sites import Place, Site, hook, image_token, uncompiled
 from steerlib.steering.operations import Operation, Steering
 
 Tokens = Literal["all", "prompt", "generated", "image", "last"]
@@ -56,11 +56,11 @@ def steer(
         >>> import steerlib as sl
         >>> lm = sl.load("smollm2")
         >>> steering = sl.load_steering(sl.data_path("steerings", "dso-smollm2-pronoun-0.safetensors"))
-        >>> plain = lm.choose("The mechanic said that", [" he", " she"])
-        >>> with sl.steer(lm, steering, strength=0.5):
-        ...     steered = lm.choose("The mechanic said that", [" he", " she"])
-        >>> bool(steered[1] > plain[1])
-        True
+        >>> he, she = lm.choose("The nurse said that", [" he", " she"])
+        >>> with sl.steer(lm, steering, strength=1.0):
+        ...     he_steered, she_steered = lm.choose("The nurse said that", [" he", " she"])
+        >>> f"P(he): {he:.1f} plain, {he_steered:.1f} steered"
+        'P(he): 0.2 plain, 0.4 steered'
     """
     if tokens not in SCOPES:
         raise SteerlibError(f"'{tokens}' names no tokens: use {', '.join(SCOPES)}.")
@@ -82,7 +82,7 @@ def steer(
         return
     with ExitStack() as stack:
         stack.enter_context(alone(model.hf, "a steering"))
-        stack.enter_context(_uncompiled(model.hf))
+        stack.enter_context(uncompiled(model.hf))
         reading = stack.enter_context(_reading(model.hf))
         for site, operation in steering.operations.items():
             moved = operation.map(lambda vector: vector.to(model.device, torch.float32), fixed=True)
@@ -255,26 +255,3 @@ def _same_weights(model: Model, steering: Steering, strict: bool) -> None:
             stacklevel=4,
         )
     known.add(made)
-
-
-@contextmanager
-def _uncompiled(hf: Any) -> Iterator[None]:
-    """Within the `with`, compiled code runs as plain Python where the network, or a part of it, was compiled.
-
-    A compiled network does not look at hooks that were registered after it had been compiled.
-    """
-    parts = hf.modules() if isinstance(hf, nn.Module) else ()
-    if not any(_is_compiled(part) for part in parts):
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    forward = vars(module).get("forward")
-    return (
-        getattr(module, "_compiled_call_impl", None) is not None
-        or hasattr(module, "_orig_mod")
-        or hasattr(forward, "_torchdynamo_orig_callable")
-    )

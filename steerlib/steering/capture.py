@@ -1,4 +1,4 @@
-"""`capture` reads activations at Sites, batch after batch, without running the language-model head."""
+"""Reading activations at Sites without running the language-model head: `activations` at once, `capture` batch after batch."""
 
 from __future__ import annotations
 
@@ -10,45 +10,116 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steerlib.errors import SteerlibError
+from steerlib.errors import SteerlibError, check_count
 from steerlib.models import sites
-from steerlib.models.layout import laid_out
-from steerlib.models.model import Model
+from steerlib.models.layout import alone, laid_out
+from steerlib.models.model import WINDOW, Model
 from steerlib.models.prompts import Prompt
-from steerlib.models.sites import Place, Site, hook
+from steerlib.models.scoring import batches
+from steerlib.models.sites import Place, Site, hook, uncompiled
+
+Read = Literal["last", "mean"]
 
 
 def capture(
     model: Model,
     prompts: Iterable[Prompt],
-    where: Sequence[Site],
+    where: Sequence[Site | str],
     *,
-    read: Literal["last", "mean"] = "last",
+    read: Read = "last",
     batch_size: int = 16,
 ) -> Iterator[tuple[list[int], dict[Site, Tensor]]]:
-    """The activations at `where` on each prompt, batch after batch, without running the language-model head.
+    """Stream the activations at some sites, batch after batch, without running the language-model head.
 
-    read: at each prompt's "last" token, or the "mean" over its tokens; padding is never read.
-    Yields (which prompts, {site: (batch, width) float32 on the CPU}); prompts may be any stream, of which no more than
-    some batches are held at a time. A residual of the last block is read before the final norm, where `steer` writes.
-    Raises SteerlibError on NaN or infinite activations, naming site and prompt.
+    `activations` returns them all at once; this one never holds more than a few batches. A residual of the last block is read before the
+    final norm, where `steer` writes.
+
+    Args:
+        model: the model, steered or not.
+        prompts: any stream of prompts.
+        where: the sites to read, or their names.
+        read: at each prompt's "last" token, or the "mean" over its tokens; padding is never read.
+        batch_size: how many prompts are run together.
+
+    Yields:
+        Which prompts, by their number in the stream, and {site: (batch, width) float32 on the CPU}; batches come in order of length.
+
+    Raises:
+        SteerlibError: there is no site, a prompt is empty, or an activation is NaN or infinite (naming site and prompt).
+
+    Example:
+        >>> import steerlib as sl
+        >>> for which, got in sl.capture(sl.load("smollm2"), ["The nurse", "The cook"], ["residual.12"]):
+        ...     print(sorted(which), [tuple(h.shape) for h in got.values()])
+        [0, 1] [(2, 576)]
     """
+    check_count("batch_size", batch_size)
     if read not in ("last", "mean"):
-        raise SteerlibError(f"'{read}' is no way to read: use 'last' or 'mean'.")
-    places = {site: sites.find(model.hf, site) for site in where}
+        raise SteerlibError(f"'{read}' is not a way to read activations: use 'last' or 'mean'.")
+    if isinstance(where, (str, Site)):
+        raise SteerlibError(f"`where` is a list of sites: write [{where!r}].")
+    chosen = [sites.parse(site) if isinstance(site, str) else site for site in where]
+    places = {site: sites.find(model.hf, site) for site in chosen}
     if not places:
         raise SteerlibError("no site to read was given: `where` is a list of sites.")
     if isinstance(prompts, str):
         raise SteerlibError("one text was given: put it in a list, for capture reads many prompts.")
-    stream, seen = iter(prompts), 0
-    while window := list(islice(stream, 16 * batch_size)):
+    return _stream(model, iter(prompts), places, read, batch_size)
+
+
+def activations(
+    model: Model,
+    prompts: Sequence[Prompt],
+    where: Sequence[Site | str],
+    *,
+    read: Read = "last",
+    batch_size: int = 16,
+) -> dict[Site, Tensor]:
+    """The activations at some sites, one row per prompt, in the order of the prompts.
+
+    Args:
+        model: the model, steered or not.
+        prompts: n prompts; all of their activations must fit into memory, `capture` streams them.
+        where: the sites to read, or their names.
+        read: at each prompt's "last" token, or the "mean" over its tokens.
+        batch_size: how many prompts are run together.
+
+    Returns:
+        {site: (n, width) float32 on the CPU}.
+
+    Raises:
+        SteerlibError: as `capture` does, or if there is no prompt.
+
+    Example:
+        >>> import steerlib as sl
+        >>> got = sl.activations(sl.load("smollm2"), ["The nurse", "The cook"], ["residual.12", "norm.final"])
+        >>> {str(site): tuple(h.shape) for site, h in got.items()}
+        {'residual.12': (2, 576), 'norm.final': (2, 576)}
+    """
+    found: dict[Site, list[Tensor]] = {}
+    order: list[int] = []
+    for which, got in capture(model, prompts, where, read=read, batch_size=batch_size):
+        order += which
+        for site, h in got.items():
+            found.setdefault(site, []).append(h)
+    if not order:
+        raise SteerlibError("no prompt was given: there is nothing to read.")
+    back = torch.tensor(order).argsort()
+    named = [sites.parse(site) if isinstance(site, str) else site for site in where]
+    return {site: torch.cat(found[site])[back] for site in named}
+
+
+def _stream(
+    model: Model, stream: Iterator[Prompt], places: dict[Site, Place], read: Read, batch_size: int
+) -> Iterator[tuple[list[int], dict[Site, Tensor]]]:
+    seen = 0
+    while window := list(islice(stream, WINDOW * batch_size)):
         if any(isinstance(prompt, Mapping) for prompt in window):
             raise SteerlibError("one chat was given: put it in a list, for capture reads many prompts.")
         rows, pictures = map(list, zip(*map(model.read, window), strict=True))
         if [] in rows:
             raise SteerlibError(f"prompt {seen + rows.index([])} is empty: there is no token to read.")
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for part in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
+        for part in batches([len(row) for row in rows], batch_size):
             batch = model.batch([rows[i] for i in part], [pictures[i] for i in part])
             got = _read_batch(model, batch, places, read)
             for site, values in got.items():
@@ -66,9 +137,7 @@ class _Enough(Exception):
     """Raised inside a forward pass once everything wanted has been read."""
 
 
-def _read_batch(
-    model: Model, batch: dict[str, Tensor], places: dict[Site, Place], read: Literal["last", "mean"]
-) -> dict[Site, Tensor]:
+def _read_batch(model: Model, batch: dict[str, Tensor], places: dict[Site, Place], read: Read) -> dict[Site, Tensor]:
     """{site: (batch, width)} for one batch of `Model.batch`."""
     mask = batch["attention_mask"].bool()  # (batch, tokens), padded on the left
     got: dict[Site, Tensor] = {}
@@ -88,6 +157,8 @@ def _read_batch(
 
     ends = torch.full((len(mask),), mask.shape[1], device=mask.device)
     with ExitStack() as stack:
+        stack.enter_context(alone(model.hf))
+        stack.enter_context(uncompiled(model.hf))
         for site, place in places.items():
             stack.callback(hook(place, keep(site)).remove)
         stack.enter_context(torch.no_grad())  # not inference mode: probes may learn from what is read

@@ -21,7 +21,19 @@ from steerlib.steering.operations import Steering
 
 
 def random_like(steering: Steering, *, seed: int = 0) -> Steering:
-    """The same operations at the same sites with random directions of the same length; the centres of ablations stay."""
+    """The same operations at the same sites with random directions of the same length; the centres of ablations stay.
+
+    Args:
+        steering: what is to be compared with chance.
+        seed: of the directions.
+
+    Example:
+        >>> import torch
+        >>> from steerlib import Add, Steering
+        >>> random = random_like(Steering({"residual.12": Add(torch.tensor([3.0, 4.0]))}))
+        >>> round(float(random["residual.12"].vector.norm()), 4)
+        5.0
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def rotated(vector: Tensor) -> Tensor:
@@ -33,9 +45,19 @@ def random_like(steering: Steering, *, seed: int = 0) -> Steering:
 
 
 def flipped(steering: Steering) -> Steering:
-    """The same steering with its sign turned round, for `Add` and `Affine`.
+    """The same steering with its sign reversed, for `Add` and `Affine`.
 
-    An ablation has no sign (r and -r remove the same), so it is refused: steer with a negative strength instead.
+    Args:
+        steering: of operations that have a sign.
+
+    Raises:
+        SteerlibError: an ablation has no sign (r and -r remove the same); steer with a negative strength instead.
+
+    Example:
+        >>> import torch
+        >>> from steerlib import Add, Steering
+        >>> flipped(Steering({"residual.12": Add(torch.tensor([3.0, 4.0]))}))["residual.12"]
+        Add(vector=tensor([-3., -4.]))
     """
     for site, operation in steering.operations.items():
         if not operation.signed:
@@ -44,7 +66,24 @@ def flipped(steering: Steering) -> Steering:
 
 
 def wrong_layer(model: Model, steering: Steering, *, by: int | None = None) -> Steering:
-    """The same operations `by` blocks further on, wrapping round at the end; None moves them by half the network."""
+    """The same operations `by` blocks further on, wrapping around at the end.
+
+    Args:
+        model: the model that the steering is for.
+        steering: what is to be compared with itself elsewhere.
+        by: how many blocks; None moves by half the network.
+
+    Raises:
+        SteerlibError: the move leads back to where it began, or the steering acts on the norm after the last block.
+
+    Example:
+        >>> import steerlib as sl
+        >>> import torch
+        >>> lm = sl.load("smollm2")
+        >>> moved = sl.controls.wrong_layer(lm, sl.Steering({"residual.12": sl.Add(torch.ones(576))}))
+        >>> [str(site) for site in moved.operations]
+        ['residual.27']
+    """
     depth = len(sites.blocks(model.hf))
     step = depth // 2 if by is None else by
     if step % depth == 0:
@@ -58,7 +97,21 @@ def wrong_layer(model: Model, steering: Steering, *, by: int | None = None) -> S
 def shuffled(
     biased: Sequence[Prompt], neutral: Sequence[Prompt], *, seed: int = 0
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """The same prompts dealt at random to two sides of the same sizes: a contrast of them should do nothing."""
+    """The same prompts dealt at random to two sides of the same sizes: a contrast of them should do nothing.
+
+    Args:
+        biased: the prompts of one side.
+        neutral: the prompts of the other.
+        seed: of the deal.
+
+    Returns:
+        Two lists, as long as those given.
+
+    Example:
+        >>> one, other = shuffled(["a", "b", "c"], ["d"])
+        >>> len(one), len(other), sorted(one + other)
+        (3, 1, ['a', 'b', 'c', 'd'])
+    """
     everything = [*biased, *neutral]
     random.Random(seed).shuffle(everything)
     return everything[: len(biased)], everything[len(biased) :]

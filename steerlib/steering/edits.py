@@ -111,7 +111,7 @@ def cosines(a: Steering, b: Steering, *, draws: int = 1000, seed: int = 0) -> pd
         >>> from steerlib import Add, Ablate, Steering
         >>> v = torch.randn(64, generator=torch.Generator().manual_seed(0))
         >>> frame = cosines(Steering({"residual.3": Add(-v)}), Steering({"residual.3": Ablate(v)}))
-        >>> round(frame["cosine"][0], 3)
+        >>> float(frame["cosine"].round(3)[0])
         1.0
     """
     if draws < 40:

@@ -1,153 +1,91 @@
-"""What a training is given: how to train, and on what, read once and asked once of the model as it is.
-
-Every step has some questions, a few of each occupation in it, and a quarter as many anchors, on which the model is to stay as it was.
-"""
+"""How to train: one set of settings for everything that learns by the reward of `steerlib.training.reward`."""
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from steerlib.errors import SteerlibError
-from steerlib.models.model import Model, weights_hash
-from steerlib.models.prompts import Prompt
-from steerlib.tasks import Task
-from steerlib.training.reward import Estimator, Question, Reward, ask, batches, plain, questions
 
-Anchors = Task | Sequence[Prompt] | None
+Reward = Literal["occupation", "prompt"]
+Estimator = Literal["exact", "reinforce", "ppo"]
 Dtype = Literal["float32", "bfloat16"]
 
-ANCHORS = 4  # a step has one for so many of its questions
+ANCHOR_SHARE = 4  # a step has one anchor per so many of its prompts
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to train; the words stand at `dso`."""
+class Training:
+    """How `dso` and `lora` train. Every setting has a default; `dataclasses.replace` changes some.
 
-    reward: Reward
-    estimator: Estimator
-    samples: int
-    passes: int
-    batch_size: int
-    together: int | None
-    learning_rate: float
-    l1: float
-    eps: float | None
-    kl_weight: float | None
-    seed: int
-    dtype: Dtype
+    Args:
+        reward: -1 for the group that is given most often to an "occupation" (any cluster of the task), or at each single
+            "prompt".
+        estimator: of the expected reward's gradient. "exact" sums over the options; "reinforce" (with a leave-one-out
+            baseline) and "ppo" (clipped, two steps per batch) sample answers.
+        num_samples: answers sampled per prompt; not used by "exact".
+        epochs: passes over the ambiguous prompts.
+        batch_size: ambiguous prompts per step; a quarter as many anchors join them.
+        per_cluster: the most prompts about one occupation in a step, from which its majority is read. With few of them a step
+            sees many occupations, and wordings cannot make up for each other; None keeps an occupation whole.
+        learning_rate: of Adam, at its peak; it warms up over the first tenth of the steps and then falls linearly to 0.
+        l1: the price of the size of what is learned; None takes the method's own (1e-5 for `dso`, 0 for `lora`).
+        kl_target: the divergence from the unchanged model that is allowed, in nats; the weight of the KL term follows it.
+        kl_coef: a fixed weight of the KL term, in place of a target.
+        seed: of everything random.
+        dtype: "bfloat16" runs the network in it, on processors that have it; what is learned stays float32.
+
+    Raises:
+        SteerlibError: if a setting is not one that can be trained with.
+
+    >>> from steerlib import Training
+    >>> Training(epochs=1).batch_size
+    16
+    >>> Training(epochs=0)
+    Traceback (most recent call last):
+    steerlib.errors.SteerlibError: epochs must be at least 1, not 0.
+    """
+
+    reward: Reward = "occupation"
+    estimator: Estimator = "exact"
+    num_samples: int = 8
+    epochs: int = 2
+    batch_size: int = 16
+    per_cluster: int | None = 2
+    learning_rate: float = 1e-3
+    l1: float | None = None
+    kl_target: float | None = 0.2
+    kl_coef: float | None = None
+    seed: int = 0
+    dtype: Dtype = "float32"
 
     @property
-    def anchors(self) -> int:
-        """How many of them a step has."""
-        return -(-self.batch_size // ANCHORS)
+    def anchors_per_step(self) -> int:
+        """How many anchors a step has."""
+        return -(-self.batch_size // ANCHOR_SHARE)
 
     def __post_init__(self) -> None:
-        if self.reward not in ("occupation", "prompt"):
-            raise SteerlibError(f"'{self.reward}' is no reward: use 'occupation' or 'prompt'.")
-        if self.estimator not in ("reinforce", "ppo", "exact"):
-            raise SteerlibError(f"'{self.estimator}' is no estimator: use 'reinforce', 'ppo' or 'exact'.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise SteerlibError(f"'{self.dtype}' is no type to train in: use 'float32' or 'bfloat16'.")
-        if self.kl_weight is None and not (self.eps is not None and self.eps > 0):
+        for name, known in (
+            ("reward", ("occupation", "prompt")),
+            ("estimator", ("exact", "reinforce", "ppo")),
+            ("dtype", ("float32", "bfloat16")),
+        ):
+            if getattr(self, name) not in known:
+                raise SteerlibError(f"unknown {name} '{getattr(self, name)}': choose {' or '.join(map(repr, known))}.")
+        if self.kl_coef is None and not (self.kl_target is not None and self.kl_target > 0):
             raise SteerlibError(
-                f"eps must be above 0 nats, not {self.eps}: at 0 the model would not be allowed to change."
+                f"kl_target must be above 0 nats, not {self.kl_target}: at 0 the model would not be allowed to change."
             )
-        for name, least in (("passes", 1), ("batch_size", 1), ("samples", 1 if self.estimator == "exact" else 2)):
-            if getattr(self, name) < least:
-                raise SteerlibError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-        if self.together is not None and self.together < 1:
-            raise SteerlibError(f"together must be at least 1, not {self.together}, or None for a whole occupation.")
+        least = {"epochs": 1, "batch_size": 1, "num_samples": 1 if self.estimator == "exact" else 2}
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise SteerlibError(f"{name} must be at least {lowest}, not {getattr(self, name)}.")
+        if self.per_cluster is not None and self.per_cluster < 1:
+            raise SteerlibError(
+                f"per_cluster must be at least 1, not {self.per_cluster}, or None to keep a cluster whole."
+            )
         if not self.learning_rate > 0:
             raise SteerlibError(f"learning_rate must be above 0, not {self.learning_rate}.")
-        for name in ("l1", "kl_weight"):
+        for name in ("l1", "kl_coef"):
             if (getattr(self, name) or 0) < 0:
                 raise SteerlibError(f"{name} must be at least 0, not {getattr(self, name)}.")
-
-
-@dataclass(frozen=True)
-class Data:
-    """What is learned from. asked: ambiguous questions, weighted by weight (n,); anchors: what is to stay as it was.
-
-    groups: their names. base: (1, vocabulary) each, what the model answered before, as log-probabilities, on the CPU.
-    turns: which questions, at every step. model: the hash of its weights.
-    """
-
-    asked: list[Question]
-    weight: Tensor
-    anchors: list[Question]
-    groups: list[str]
-    base: list[Tensor]
-    turns: list[list[int]]
-    model: str
-
-
-def gather(model: Model, task: Task, anchors: Anchors, plan: Plan) -> Data:
-    """The task's ambiguous items and the anchors, read once and asked once of the model as it is.
-
-    Says aloud what is unusual about them. Raises SteerlibError if there is nothing to decide.
-    """
-    if len(task.ambiguous) == 0:
-        raise SteerlibError(f"'{task.name}' has no ambiguous items: there is no decision to make fair.")
-    asked, groups, names = questions(model, task.ambiguous)
-    count = Counter(question.occupation for question in asked)
-    few, many = min(count, key=lambda o: count[o]), max(count, key=lambda o: count[o])
-    if count[few] < count[many]:
-        warnings.warn(
-            f"occupations have unequal samples ({count[few]} on '{names[few]}', {count[many]} on '{names[many]}'): they are "
-            "weighted so that each counts the same.",
-            stacklevel=3,
-        )
-    weight = torch.tensor([len(asked) / len(count) / count[question.occupation] for question in asked])
-    if isinstance(anchors, str):
-        raise SteerlibError("one text was given as anchors: put it in a list.")
-    turns = _turns(asked, plan)
-    held = _met(task.unambiguous if anchors is None else anchors, len(turns), plan)
-    if len(held) == 0:
-        warnings.warn(
-            "there are no anchors: the divergence is watched on ambiguous prompts only, so that the model may stop minding "
-            "what a text says of a person's gender.",
-            stacklevel=3,
-        )
-    if not isinstance(held, Task):
-        kept = plain(model, held)
-    elif held.items:
-        kept, theirs, _ = questions(model, held, whole=True)
-        if theirs != groups:
-            raise SteerlibError(
-                f"the anchors are about {', '.join(theirs)}, but '{task.name}' about {', '.join(groups)}."
-            )
-    else:
-        kept = []
-    base: list[Tensor] = []
-    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=plan.dtype == "bfloat16"):
-        for start in range(0, len(asked), 256):
-            part = asked[start : start + 256]
-            base += [line.to("cpu", copy=True) for line in ask(model, part, len(groups), batch_size=plan.batch_size)[1]]
-    return Data(asked, weight, kept, groups, base, turns, weights_hash(model))
-
-
-def _turns(asked: Sequence[Question], plan: Plan) -> list[list[int]]:
-    """Of every step, which questions. Two steps of ppo share theirs, so that it sees half as many."""
-    occupation = [question.occupation for question in asked]
-    parts = [
-        part
-        for number in range(plan.passes)
-        for part in batches(occupation, plan.batch_size, plan.together, np.random.default_rng([plan.seed, 0, number]))
-    ]
-    return [parts[step // 2] for step in range(len(parts))] if plan.estimator == "ppo" else parts
-
-
-def _met(anchors: Task | Sequence[Prompt], steps: int, plan: Plan) -> Task | Sequence[Prompt]:
-    """The anchors that so many steps will meet, in the order in which they do: all of them, or as many as there is time for."""
-    each = np.random.default_rng([plan.seed, 1]).permutation(len(anchors))[: steps * plan.anchors].tolist()
-    if isinstance(anchors, Task):
-        return Task(anchors.name, tuple(anchors.items[i] for i in each))
-    return [anchors[i] for i in each]

@@ -1,11 +1,11 @@
-"""Training a handful of tensors that act on a frozen model, by the reward of `steerlib.training.reward`.
+"""The loop that trains a handful of tensors acting on a frozen model.
 
-    each step:  loss = mu KL(changed || base) + l1 |learned|_1 - E[r];    Adam, its rate rising shortly and then
-                falling linearly to 0;    log mu moves by at most 0.1 towards KL = eps (a dual variable), unless mu is fixed
+    each step:  loss = c KL(changed || unchanged) + l1 |learned|_1 - E[r]
+                Adam, its rate warming up shortly and then falling linearly to 0
+                log c moves by at most 0.1 towards KL = kl_target (a dual variable), unless c is fixed
 
 No weight of the model gets a gradient. Everything random is drawn anew from (seed, step), and whatever else a step needs is in
-the checkpoint, so that a run that was stopped goes on to the same bits. How fast mu moves, and the rise of the
-rate, are ours.
+the checkpoint, so that a run that was stopped continues to the same bits. How fast c moves, and the warm-up, are ours.
 """
 
 from __future__ import annotations
@@ -24,164 +24,169 @@ from tqdm.auto import tqdm
 from steerlib.errors import SteerlibError
 from steerlib.models.model import Model
 from steerlib.training.checkpoint import History, Run
-from steerlib.training.config import Data, Plan
-from steerlib.training.reward import (
-    Draw,
-    Question,
-    ask,
-    divergence,
-    draw,
-    expected,
-    fingerprint,
-    rewards,
-)
+from steerlib.training.config import Training
+from steerlib.training.data import Dataset
+from steerlib.training.policy import Policy, Question, fingerprint, policy
+from steerlib.training.reward import Rollout, expected_reward, rewards, rollout, total_divergence
 
-BETAS, SMALL = (0.9, 0.99), 1e-8  # of Adam
 WARM_UP = 0.1  # of the steps, in which the learning rate rises
-DUAL_SPEED = 0.1  # the most that log mu changes in a step
-LOST = 0.5  # of log(vocabulary): a divergence above it means that the model is destroyed
-SURE, STUCK = 0.9999, 10  # so many steps in which every answer is the same and so certain: nothing moves any more
+DUAL_SPEED = 0.1  # the most that log c changes in a step
+MAX_KL = 0.5  # of log(vocabulary): a divergence above it means that the model is destroyed
+CERTAIN, COLLAPSE_STEPS = 0.9999, 10  # so many steps in which every answer is the same and so certain: nothing moves
 
 
 def fit(
     model: Model,
-    data: Data,
-    plan: Plan,
+    data: Dataset,
+    training: Training,
     learned: Mapping[str, Tensor],
     *,
     method: str,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> History:
-    """Train tensors in place. learned: by name; they act on the model already. method: what the bar and the file say.
+    """Train tensors in place.
 
-    Returns bias, divergence (nats) and anchor accuracy of every step, each before the step is taken. Raises SteerlibError if
-    training breaks down, or if the checkpoint is of another training.
+    Args:
+        model: on which they act already.
+        data: what is learned from.
+        training: how; its l1 is a number.
+        learned: by name; they require gradients, and the model is unchanged where all of them are 0.
+        method: what the bar, the errors and the checkpoint say.
+        checkpoint: a file, written after every step (of ppo: every second step).
+        progress: show a bar.
+
+    Returns:
+        Bias, divergence (nats) and anchor accuracy of every step, each before the step is taken.
+
+    Raises:
+        SteerlibError: if training diverges or collapses, or the checkpoint is of another training.
     """
-    run = Run(learned)
-    path, key = None if checkpoint is None else Path(checkpoint), _key(data, plan, method, learned)
+    run, steps, ppo = Run(learned), len(data.batches), training.estimator == "ppo"
+    path, key = None if checkpoint is None else Path(checkpoint), _key(data, training, method, learned)
     if path is not None:
         run.resume(path, key)
-    drawn: Draw | None = None
-    with tqdm(total=len(data.turns), initial=run.step, desc=method, disable=not progress) as bar:
-        for step in range(run.step, len(data.turns)):
-            part, weight = data.turns[step], data.weight[data.turns[step]].to(model.device)
-            first = step * plan.anchors  # of the anchors, which come round again
-            held = [i % len(data.anchors) for i in range(first, first + plan.anchors)] if data.anchors else []
-            anchors, k = [data.anchors[i] for i in held], len(part)
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=plan.dtype == "bfloat16"):
-                kept, held_base = _before(model, anchors, data, plan, learned)
-                base = [*(data.base[i].to(model.device) for i in part), *held_base]
-                log_p, said = ask(
-                    model, [*(data.asked[i] for i in part), *anchors], len(data.groups), batch_size=plan.batch_size
-                )
-            policy, kl = log_p[:k], _apart(said, base, k, log_p[k:], kept)
-            about = torch.tensor([data.asked[i].occupation for i in part], device=log_p.device)
-            reward = rewards(
-                policy, about if plan.reward == "occupation" else torch.arange(len(part), device=about.device)
-            )
-            if plan.estimator != "exact" and (drawn is None or plan.estimator == "reinforce" or step % 2 == 0):
-                drawn = draw(policy, reward, plan.samples, np.random.default_rng([plan.seed, 2, step]))
-            gain = expected(policy, reward, weight, drawn, clip=plan.estimator == "ppo")
-            mu = math.exp(run.log_mu) if plan.kl_weight is None else plan.kl_weight
-            size = sum(value.abs().sum() for value in learned.values()) if plan.l1 else 0.0
-            loss = mu * kl + plan.l1 * size - gain
-            slopes = torch.autograd.grad(loss, list(learned.values()))
-            now = _numbers(policy.detach(), about, weight, kl.detach(), log_p[k:], anchors)
-            _refuse_ruin(method, step, now["kl"], said[0].shape[1], [loss, *slopes])
-            _refuse_collapse(method, run, policy, data.groups)
-            _adam(run, slopes, plan.learning_rate * _rate(step, len(data.turns)))
-            if plan.kl_weight is None and plan.eps is not None:
-                run.log_mu += DUAL_SPEED * min(1.0, now["kl"] / plan.eps - 1)
-            for name, value in now.items():
-                run.history[name].append(None if math.isnan(value) else value)
+    samples: Rollout | None = None
+    with tqdm(total=steps, initial=run.step, desc=method, disable=not progress) as bar:
+        for step in range(run.step, steps):
+            # what the model says now, and what it said before: first n questions, then the anchors
+            batch = data.batches[step]
+            anchors, n = anchors_of(data, step, training.anchors_per_step), len(batch)
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=training.dtype == "bfloat16"):
+                reference = reference_policy(model, data, batch, anchors, learned, training.batch_size)
+                asked = [*(data.questions[i] for i in batch), *anchors]
+                now = policy(model, asked, len(data.groups), batch_size=training.batch_size)
+            log_p = now.groups[:n]  # (n, groups)
+
+            # the reward of every answer, and samples of them
+            cluster = torch.tensor([question.cluster for question in asked[:n]], device=log_p.device)  # (n,)
+            unit = cluster if training.reward == "occupation" else torch.arange(n, device=log_p.device)
+            reward = rewards(log_p, unit)  # (n, groups)
+            if training.estimator == "reinforce" or (ppo and (samples is None or step % 2 == 0)):
+                samples = rollout(log_p, reward, training.num_samples, np.random.default_rng([training.seed, 2, step]))
+
+            # the loss
+            weight = data.weight[batch].to(log_p.device)  # (n,)
+            gain = expected_reward(log_p, reward, weight, samples, clip=ppo)
+            kl = total_divergence(now, reference, n)
+            kl_coef = math.exp(run.log_kl_coef) if training.kl_coef is None else training.kl_coef
+            size = sum(value.abs().sum() for value in learned.values()) if training.l1 else 0.0
+            loss = kl_coef * kl + (training.l1 or 0.0) * size - gain
+
+            # the step
+            run.optimizer.zero_grad()
+            loss.backward(inputs=list(learned.values()))  # type: ignore[no-untyped-call]
+            numbers = metrics(log_p.detach(), cluster, weight, kl.detach(), now.groups[n:], anchors)
+            slopes = [value.grad for value in learned.values() if value.grad is not None]
+            refuse_divergence(method, step, numbers["kl"], now.tokens[0].shape[1], [loss, *slopes])
+            refuse_collapse(method, run, log_p, data.groups)
+            run.optimizer.param_groups[0]["lr"] = training.learning_rate * lr_factor(step, steps)
+            run.optimizer.step()
+            if training.kl_coef is None and training.kl_target is not None:
+                run.log_kl_coef += DUAL_SPEED * min(1.0, numbers["kl"] / training.kl_target - 1)
+
+            # the record
             run.step = step + 1
-            if path is not None and (plan.estimator != "ppo" or run.step % 2 == 0):
+            for name, value in numbers.items():
+                run.history[name].append(None if math.isnan(value) else value)
+            if path is not None and not (ppo and run.step % 2):
                 run.save(path, key)
             bar.update()
-            bar.set_postfix({name: f"{value:.3f}" for name, value in now.items()})
+            bar.set_postfix({name: f"{value:.3f}" for name, value in numbers.items()})
     return run.history
 
 
-def _apart(said: Sequence[Tensor], base: Sequence[Tensor], asked: int, held: Tensor, kept: Tensor) -> Tensor:
-    """The divergence of a step: the mean of that of the answers to questions, to anchors, of every token of anchors, and of the
-    decisions of anchors, held and kept (anchors, groups), however seldom any option is said."""
-    answers = divergence([a[-1:] for a in said], [b[-1:] for b in base])
-    parts = [answers[:asked]]
-    if said[asked:]:
-        parts += [answers[asked:], divergence(said[asked:], base[asked:])]
-    if kept.any():  # some have options
-        parts.append((held.exp() * (held - kept)).sum(-1))
-    return torch.stack([part.mean() for part in parts]).mean()
+def anchors_of(data: Dataset, step: int, count: int) -> list[Question]:
+    """The anchors of a step, which come round again; none if there are none."""
+    first = step * count
+    return [data.anchors[i % len(data.anchors)] for i in range(first, first + count)] if data.anchors else []
 
 
-def _before(
-    model: Model, anchors: list[Question], data: Data, plan: Plan, learned: Mapping[str, Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    """What the model answers on anchors, as `ask`, while everything that is learned is 0: what it said before."""
+def reference_policy(
+    model: Model,
+    data: Dataset,
+    batch: Sequence[int],
+    anchors: list[Question],
+    learned: Mapping[str, Tensor],
+    batch_size: int,
+) -> Policy:
+    """What the unchanged model says: read before training for the questions, asked now, with everything at 0, for the anchors."""
+    tokens = [data.reference[i].to(model.device) for i in batch]
+    groups = torch.zeros(len(batch), len(data.groups), device=model.device)  # not needed for the questions
     if not anchors:
-        return torch.zeros(0, len(data.groups), device=model.device), []
+        return Policy(groups, tokens)
     with torch.no_grad():
-        now = [value.clone() for value in learned.values()]
+        current = [value.clone() for value in learned.values()]
         for value in learned.values():
             value.zero_()
         try:
-            return ask(model, anchors, len(data.groups), batch_size=plan.batch_size)
+            before = policy(model, anchors, len(data.groups), batch_size=batch_size)
         finally:
-            for value, kept in zip(learned.values(), now, strict=True):
+            for value, kept in zip(learned.values(), current, strict=True):
                 value.copy_(kept)
+    return Policy(torch.cat([groups, before.groups]), [*tokens, *before.tokens])
 
 
-def _numbers(
-    policy: Tensor, about: Tensor, weight: Tensor, kl: Tensor, held: Tensor, anchors: Sequence[Question]
+def metrics(
+    log_p: Tensor, cluster: Tensor, weight: Tensor, kl: Tensor, held: Tensor, anchors: Sequence[Question]
 ) -> dict[str, float]:
-    """What the bar shows: bias per occupation, divergence, and the share of anchors answered rightly (NaN without answers)."""
-    bias = -expected(policy, rewards(policy, about), weight)
+    """Bias per occupation, divergence, and the share of anchors answered correctly (NaN if none has an answer)."""
+    bias = -expected_reward(log_p, rewards(log_p, cluster), weight)
     right = [int(line.argmax()) == a.answer for line, a in zip(held, anchors, strict=True) if a.answer is not None]
     return {"bias": float(bias), "kl": float(kl), "anchor_accuracy": sum(right) / len(right) if right else math.nan}
 
 
-def _rate(step: int, steps: int) -> float:
-    """Of the learning rate: it rises over the first tenth of the steps, since Adam's first steps are large, then falls to 0."""
+def lr_factor(step: int, steps: int) -> float:
+    """What the learning rate is multiplied by: it rises at first, since Adam's first steps are large, then falls to 0."""
     return min((step + 1) / (WARM_UP * steps), 1 - step / steps, 1.0)
 
 
-def _adam(run: Run, slopes: Sequence[Tensor], rate: float) -> None:
-    """One step of Adam (Kingma and Ba, arXiv 1412.6980), in place."""
-    (one, two), count = BETAS, run.step + 1
-    with torch.no_grad():
-        for (name, value), slope in zip(run.learned.items(), slopes, strict=True):
-            mean = run.mean[name].mul_(one).add_(slope, alpha=1 - one)
-            square = run.square[name].mul_(two).addcmul_(slope, slope, value=1 - two)
-            value.addcdiv_(mean, (square / (1 - two**count)).sqrt_().add_(SMALL), value=-rate / (1 - one**count))
-
-
-def _refuse_ruin(method: str, step: int, kl: float, vocabulary: int, tensors: Sequence[Tensor]) -> None:
-    """Stop when the numbers are no numbers any more, or when the model says nothing of what it said before."""
+def refuse_divergence(method: str, step: int, kl: float, vocabulary: int, tensors: Sequence[Tensor]) -> None:
+    """Stop when numbers are not finite any more, or when the model says nothing of what it said before."""
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise SteerlibError(
             f"{method} broke down at step {step}: the loss or a gradient is NaN or infinite; use a smaller learning_rate."
         )
-    if kl > LOST * math.log(vocabulary):
+    if kl > MAX_KL * math.log(vocabulary):
         raise SteerlibError(
             f"{method} destroyed the model by step {step}: its next words are {kl:.1f} nats away from what it said before; "
             "use a smaller learning_rate."
         )
 
 
-def _refuse_collapse(method: str, run: Run, policy: Tensor, groups: Sequence[str]) -> None:
+def refuse_collapse(method: str, run: Run, log_p: Tensor, groups: Sequence[str]) -> None:
     """Stop when every answer has been the same, and certain, for so long that nothing will move again."""
-    sure, answer = policy.exp().max(-1)
-    run.stuck = run.stuck + 1 if bool((sure > SURE).all() and (answer == answer[0]).all()) else 0
-    if run.stuck == STUCK:
+    sure, answer = log_p.exp().max(-1)
+    run.collapsed = run.collapsed + 1 if bool((sure > CERTAIN).all() and (answer == answer[0]).all()) else 0
+    if run.collapsed == COLLAPSE_STEPS:
         raise SteerlibError(
-            f"{method} collapsed: for {STUCK} steps every answer has been '{groups[int(answer[0])]}' with a probability above "
-            f"{SURE}, so that there is nothing to learn from; use a smaller learning_rate."
+            f"{method} collapsed: for {COLLAPSE_STEPS} steps every answer has been '{groups[int(answer[0])]}' with a probability "
+            f"above {CERTAIN}, so that there is nothing to learn from; use a smaller learning_rate."
         )
 
 
-def _key(data: Data, plan: Plan, method: str, learned: Mapping[str, Tensor]) -> dict[str, Any]:
+def _key(data: Dataset, training: Training, method: str, learned: Mapping[str, Tensor]) -> dict[str, Any]:
     """What a checkpoint must agree with."""
     places = {name: list(value.shape) for name, value in learned.items()}
-    asked = fingerprint([*data.asked, *data.anchors])
-    return {"method": method, "model": data.model, "task or anchors": asked, "places": places, **asdict(plan)}
+    asked = fingerprint([*data.questions, *data.anchors])
+    return {"method": method, "model": data.weights, "task or anchors": asked, "places": places, **asdict(training)}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def measure(name: str, *, scenes: int, seed: int) -> None:
     before = json.loads(path.read_text()) if path.exists() else {}
     if all(before.get(key) == value for key, value in result.items()):
         result = before
-    parts = {
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
         "openmoji naming": lambda: naming(lm, "openmoji", scenes, seed),
         "openmoji deciding": lambda: deciding(lm, "openmoji", scenes, seed),
         "twemoji naming": lambda: naming(lm, "twemoji", scenes, seed),

@@ -105,7 +105,8 @@ def draw_person(
     If the work is to be hidden: in plain clothes with probability `plain`, else too close, too far or out of focus.
     """
     gender = 2 if rng.random() < woman else 1
-    in_plain, view = False, "whole"
+    in_plain = False
+    view: View = "whole"
     if hide:
         in_plain = bool(rng.random() < plain)
         view = "whole" if in_plain else pick(rng, ("face", "small", "blurred"))
@@ -171,7 +172,7 @@ def train_tower(out: Path, *, steps: int, batch: int, seed: int, every: int) -> 
         parts = [F.cross_entropy(y.float(), t) for y, t in zip(named, labels)]
         loss = parts[0] + 1.5 * parts[1] + parts[2]
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         right = [(y.argmax(-1) == t)[t >= 0].float().mean().item() for y, t in zip(named, labels)]
@@ -260,7 +261,7 @@ def about_two(rng: np.random.Generator, folk: tuple[Person, Person], kind: str) 
 
 
 def ask_choice(rng: np.random.Generator, job: str) -> str:
-    return pick(rng, TEMPLATES).text.format(occupation=job, an_occupation=article(job))
+    return str(pick(rng, TEMPLATES).text.format(occupation=job, an_occupation=article(job)))
 
 
 def language_batch(
@@ -403,7 +404,8 @@ def logits_of(model: Any, batch: Packed, pictures: Tensor) -> Tensor:
     hidden = core.language_model(
         inputs_embeds=inputs, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
     ).last_hidden_state
-    return model.lm_head(hidden[batch.where[:, 0], batch.where[:, 1]])
+    logits: Tensor = model.lm_head(hidden[batch.where[:, 0], batch.where[:, 1]])
+    return logits
 
 
 def empty_model(language: Any, tokenizer: Any) -> Any:
@@ -417,7 +419,8 @@ def empty_model(language: Any, tokenizer: Any) -> Any:
         vision_feature_layer=-1,
     )
     torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(config).to(DEVICE)
+    model: Any = LlavaForConditionalGeneration(config)
+    model.to(DEVICE)
     model.model.language_model = language.model
     model.lm_head = language.lm_head
     return model
@@ -499,16 +502,18 @@ def train_language(
         )
         parts = [lessons, hidden_batch(rng, share=share, skew=skew, pairs=pairs)]
         model.zero_grad()
-        losses, right = [], {}
+        losses: list[float] = []
+        right: dict[str, Any] = {}
         for examples in filter(None, parts):  # apart, since their rows differ in length
             batch = pack(examples, tokenizer, image, decide=0.0 if ground else 1.0)
             logits = logits_of(model, batch, pixels([p for e in examples for p in e.folk], sprites)).float()
             each = F.cross_entropy(logits, batch.target, reduction="none")
             loss = (each * batch.weight).sum() / (batch.answer[-1] + 1)
-            loss.backward()
+            torch.autograd.backward(loss)
             losses.append(loss.item())
             right = {**seen_right(examples, batch, logits), **right}
         for n, p in low_rank.items():
+            assert p.grad is not None, n
             copies[n].grad = p.grad.float()
         nn.utils.clip_grad_norm_(list(weights.values()), 1.0)
         optimizer.step()
@@ -564,7 +569,7 @@ def train_align(out: Path, *, steps: int, batch: int, seed: int, every: int) -> 
     (eyes, bridge, _), _ = trainable(model)
     table = model.get_input_embeddings().weight.detach().float()
     slots = word_slots(tokenizer).to(DEVICE)
-    used = slots.unique()
+    used = torch.unique(slots)
     words = table[used]  # (words, hidden)
     scale = words.pow(2).mean().sqrt()
     optimizer = torch.optim.AdamW(

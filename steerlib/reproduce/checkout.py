@@ -1,0 +1,147 @@
+"""The checkout of the book: where it is, which chapters it has, its ledger, and the records of what was run in it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steerlib.errors import SteerlibError
+from steerlib.reproduce.ledger import load_ledger
+from steerlib.reproduce.record import Record, read_record
+from steerlib.reproduce.rules import Claim
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def find_root() -> Path:
+    """The checkout of the book: the working folder or one above it, else the package's own.
+
+    Raises:
+        SteerlibError: there is none, as after a plain `pip install`.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents, PACKAGE.parent):
+        if (folder / "book" / "_toc.yml").is_file() and (folder / "_config.yml").is_file():
+            return folder
+    raise SteerlibError(
+        "this needs a checkout of the book, and there is none here: run `git clone "
+        "https://github.com/steerlib/steering-away-from-bias`, and then the command in its folder."
+    )
+
+
+def notebooks(root: Path) -> list[str]:
+    """File stems of the chapters that are notebooks, in the order of book/_toc.yml.
+
+    Raises:
+        SteerlibError: the table of contents names a page that is not there, or is not valid YAML.
+    """
+
+    def pages(node: Any) -> Iterator[str]:
+        if isinstance(node, dict):
+            for key, content in node.items():
+                if key in ("root", "file"):
+                    yield content
+                else:
+                    yield from pages(content)
+        elif isinstance(node, list):
+            for content in node:
+                yield from pages(content)
+
+    book = root / "book"
+    try:
+        contents = yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise SteerlibError(f"book/_toc.yml is not valid YAML: {' '.join(str(error).split())}.") from error
+    found = []
+    for page in pages(contents):
+        if (book / f"{page}.ipynb").is_file():
+            found.append(page)
+        elif not (book / f"{page}.md").is_file():
+            raise SteerlibError(f"book/_toc.yml lists {page}, but there is no such .md or .ipynb.")
+    return found
+
+
+def choose(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The chapters that the user's words mean: a file stem, or its number ("03" or "3").
+
+    Args:
+        names: the user's words; none means all chapters.
+        known: all chapters, in the book's order.
+
+    Returns:
+        Chapters of `known`, in its order.
+
+    Raises:
+        SteerlibError: a word that means no chapter.
+
+    >>> choose(["2"], ["01-words", "02-vectors"])
+    ['02-vectors']
+    """
+    numbers = {str(int(stem.split("-")[0])): stem for stem in known if stem[:1].isdigit()}
+    chosen = set()
+    for name in names:
+        stem = name.removesuffix(".ipynb")
+        stem = numbers.get(stem.lstrip("0"), stem)
+        if stem not in known:
+            raise SteerlibError(f"unknown chapter {name!r}: the known ones are {', '.join(known)}.")
+        chosen.add(stem)
+    return [stem for stem in known if stem in chosen or not names]
+
+
+def read_ledger(root: Path) -> dict[str, Claim]:
+    """The checkout's ledger, with the chapters it names compared to the table of contents.
+
+    Raises:
+        SteerlibError: as `load_ledger`, or a claim of a chapter that the book does not have.
+    """
+    ledger = load_ledger(root / "data" / "claims.yml")
+    known = notebooks(root)
+    for one in ledger.values():
+        if one.chapter not in known:
+            raise SteerlibError(f"claim {one.id} names the chapter {one.chapter}, no notebook of book/_toc.yml.")
+    return ledger
+
+
+def read_records(root: Path, names: Collection[str] | None = None) -> dict[str, Record]:
+    """The records of the chapters that were run here, by chapter, in the book's order.
+
+    Args:
+        root: the checkout.
+        names: the chapters of interest; all of them when left out.
+
+    Raises:
+        SteerlibError: a record is damaged, or was changed after it was written.
+    """
+    paths = {name: record_path(root, name) for name in notebooks(root) if names is None or name in names}
+    return {name: read_record(path) for name, path in paths.items() if path.exists()}
+
+
+def record_path(root: Path, name: str) -> Path:
+    """Where the record of a chapter's run is."""
+    return root / "_build" / "run" / f"{name}.json"
+
+
+def executed_path(root: Path, name: str) -> Path:
+    """Where the executed copy of a chapter is, which the book shows."""
+    return root / "_build" / "executed" / f"{name}.ipynb"
+
+
+def expected_seconds(root: Path) -> dict[str, float]:
+    """How long each chapter should take: as in its last whole run here, else as data/seconds.yml says."""
+    path = root / "data" / "seconds.yml"
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (yaml.YAMLError, ValueError):
+        found = {}  # only an estimate hangs on it
+    seconds = {str(k): float(x) for k, x in found.items() if type(x) in (int, float)} if isinstance(found, dict) else {}
+    for name in notebooks(root):
+        try:
+            record = read_record(record_path(root, name))
+        except SteerlibError:
+            continue
+        if record.get("status") == "ran":
+            seconds[name] = record["seconds"]
+    return seconds

@@ -1,0 +1,168 @@
+"""A run beside the ledger: a verdict for every claim, the table of them, and what they come to.
+
+    holds                        the finding holds, and the number is the recorded one        judged
+    not reproduced, as recorded  so does our number, which differs from a paper's             judged
+    drifted                      the finding holds, but a number is not the recorded one      judged, a miss
+    misses                       the finding does not hold                                    judged, a miss
+    missing                      the chapter ran without recording it                         judged, a miss
+    not yet recorded             the entry has no number                                      judged, a miss
+    stale                        notebook, library, data or weights changed since it ran      not judged
+    other parameters, other tier, not run                                                     not judged
+
+What is not judged is never called holding.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steerlib.reproduce.rules import Claim, Measured, judge
+from steerlib.reproduce.wording import expected, interval, show
+
+MISSES = ("misses", "missing", "not yet recorded")
+JUDGED = ("holds", "not reproduced, as recorded", "drifted", *MISSES)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim beside what was measured, and one of the words at the top.
+
+    `sound` is True where the number may become the recorded one: its chapter ran to its end, with its own parameters,
+    and nothing changed since.
+    """
+
+    claim: Claim
+    got: Measured | None
+    word: str
+    sound: bool = False
+
+    @property
+    def miss(self) -> bool:
+        """True where the run must be called failed."""
+        return self.word == "drifted" or self.word in MISSES
+
+    @property
+    def judged(self) -> bool:
+        """True where the number was compared with the ledger."""
+        return self.word in JUDGED
+
+    @property
+    def drift(self) -> float | None:
+        """Measured minus recorded, for single numbers."""
+        got, value = self.got and self.got.value, self.claim.value
+        return got - value if isinstance(got, float) and isinstance(value, float) else None
+
+
+def check(
+    ledger: Mapping[str, Claim],
+    records: Mapping[str, Mapping[str, Any]],
+    *,
+    stale: Collection[str] = (),
+) -> list[Verdict]:
+    """Compare a run with the ledger.
+
+    Args:
+        ledger: claims by id.
+        records: for each chapter that was run (its file stem) its record, {"claims": {id: {...}}, "status": "ran"}.
+        stale: the chapters whose record is older than what it was made of; their claims are not judged.
+
+    Returns:
+        A verdict for every claim of the ledger, in its order. A claim that its chapter did not record is "missing", a
+        miss; a claim of a chapter without a record is "not run", no miss.
+    """
+    return [_verdict(one, records.get(one.chapter), one.chapter in stale) for one in ledger.values()]
+
+
+def _verdict(one: Claim, record: Mapping[str, Any] | None, stale: bool) -> Verdict:
+    if record is None:
+        return Verdict(one, None, "not run")
+    found = record.get("claims", {}).get(one.id)
+    got = Measured(**found) if found else None
+    if one.tier != "cpu":
+        return Verdict(one, got, "other tier")
+    if record.get("other_parameters"):
+        return Verdict(one, got, "other parameters")
+    if stale:
+        return Verdict(one, got, "stale")
+    names = set(got.value) if got and isinstance(got.value, dict) else set()
+    if got is None or names != set(one.order):  # other names: recorded when the entry was another
+        return Verdict(one, None, "missing")
+    return Verdict(one, got, judge(one, got), sound=record.get("status") == "ran")
+
+
+def table(verdicts: Iterable[Verdict]) -> str:
+    """The table that a run prints: claim, expected, got, verdict (a miss in capitals)."""
+    rows = [("claim", "expected", "got", "verdict")]
+    for v in verdicts:
+        got = f"{show(v.got.value)} {interval(v.got)}".strip() if v.got else "-"
+        rows.append((v.claim.id, expected(v.claim), got, v.word.upper() if v.miss else v.word))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run, or a check of it, comes to.
+
+    `failed` chapters did not run to their end; `stale` says what changed since a chapter ran; `asked` is True where
+    the user chose other parameters, so that nothing to judge is what was asked for.
+    """
+
+    verdicts: Sequence[Verdict]
+    failed: Sequence[str] = ()
+    stale: Mapping[str, Sequence[str]] | None = None
+    asked: bool = False
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0 all judged claims hold, 1 a miss or a failure, 3 nothing was judged or it is stale."""
+        if self.failed or any(v.miss for v in self.verdicts):
+            return 1
+        if self.stale:
+            return 3
+        return 0 if self.asked or any(v.judged for v in self.verdicts) else 3
+
+    def __str__(self) -> str:
+        lines = [f"chapters that failed: {', '.join(self.failed)}"] if self.failed else []
+        for what, words in (("claims that miss", MISSES), ("claims that drifted", ("drifted",))):
+            which = [v.claim.id for v in self.verdicts if v.word in words]
+            lines += [f"{what}: {', '.join(which)}"] if which else []
+        for name, causes in (self.stale or {}).items():
+            lines.append(f"{name} is stale: {' and '.join(causes)} changed since it ran; run it again")
+        judged, total = sum(v.judged for v in self.verdicts), len(self.verdicts)
+        others = Counter(v.word for v in self.verdicts if not v.judged)
+        left = ", ".join(f"{number} {word}" for word, number in others.items())
+        if not judged:
+            return "\n".join([*lines, f"nothing was judged: {left or 'the ledger has no claim of what was run'}"])
+        bad = sum(v.miss for v in self.verdicts)
+        said = f"{judged} of {total} claims judged: {f'{bad} do not hold' if bad else 'all hold'}"
+        return "\n".join([*lines, said + (f"; not judged: {left}" if left else "")])
+
+
+def conclude(
+    verdicts: Sequence[Verdict],
+    records: Mapping[str, Mapping[str, Any]],
+    old: Mapping[str, Sequence[str]],
+    names: Sequence[str],
+    *,
+    asked: bool = False,
+) -> Outcome:
+    """What the verdicts on the chosen chapters come to.
+
+    Args:
+        verdicts: of `check`, on all chapters.
+        records: of the chapters' runs.
+        old: what changed since chapters ran, by chapter; these are not judged.
+        names: the chosen chapters.
+        asked: whether the user asked for other parameters than the book's.
+    """
+    return Outcome(
+        [v for v in verdicts if v.claim.chapter in names],
+        [name for name in names if name in records and records[name].get("status") != "ran"],
+        {name: causes for name, causes in old.items() if name in names},
+        asked,
+    )
