@@ -139,9 +139,9 @@ def test_it_can_be_asked_of_a_model() -> None:
     ("how", "says"),
     [
         ({"people": PEOPLE.iloc[:2]}, "needs both 'man' and 'woman'"),
-        ({"people": PEOPLE.assign(stereotype=["man", "man", "woman", None])}, "needs both 'man' and 'woman'"),
-        ({"people": PEOPLE.drop(columns="stereotype")}, "needs both 'man' and 'woman'"),
-        ({"people": PEOPLE.drop(columns="percent_women")}, "lacks the column 'percent_women'"),
+        ({"people": PEOPLE.assign(stereotype=["man", "man", "woman", None])}, "it must be 'man' or 'woman'"),
+        ({"people": PEOPLE.drop(columns="stereotype")}, "lacks the column 'stereotype'"),
+        ({"people": PEOPLE.drop(columns="occupation")}, "lacks the column 'occupation'"),
         ({"sentences": ()}, "no items"),
         ({"split": "dev"}, "no split 'dev'"),
     ],

