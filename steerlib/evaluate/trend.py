@@ -53,7 +53,7 @@ def monotone(strengths: Sequence[float], values: Sequence[float], *, seed: int =
     """
     if len(strengths) != len(values) or len(values) < 3:
         raise SteerlibError(
-            f"a trend needs three points or more, a value each: there are {len(strengths)} strengths and {len(values)} values."
+            f"a trend needs three points or more, with one value each: there are {len(strengths)} strengths and {len(values)} values."
         )
     given = [np.asarray(numbers, dtype=np.float64) for numbers in (strengths, values)]
     if not all(np.isfinite(numbers).all() for numbers in given):
