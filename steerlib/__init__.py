@@ -22,8 +22,9 @@ from steerlib.evaluate.layers import LayerChoice, choose_layers
 from steerlib.evaluate.mentions import MentionRate, attribute_words, highlight, mention_rate, mentions
 from steerlib.evaluate.reduction import reduction
 from steerlib.evaluate.selection import selection_rates
-from steerlib.evaluate.statistics import Estimate, minimum_detectable_effect, monotone, paired
+from steerlib.evaluate.statistics import Estimate, minimum_detectable_effect, paired
 from steerlib.evaluate.tradeoff import Tradeoff, pareto, tradeoff
+from steerlib.evaluate.trend import monotone
 from steerlib.methods.contrastive import contrastive, split_answers
 from steerlib.methods.dso import dso
 from steerlib.methods.gradient import gradient

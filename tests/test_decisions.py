@@ -14,7 +14,8 @@ import tiny
 import torch
 
 from steerlib import SteerlibError, decision_bias, reduction, tasks
-from steerlib.evaluate.decisions import METRICS, DecisionBias, distance
+from steerlib.evaluate.decisions import METRICS, DecisionBias
+from steerlib.evaluate.floor import distance
 from steerlib.tasks import Item, Task
 
 
@@ -106,6 +107,8 @@ def test_abstaining_is_right_where_it_is_the_answer() -> None:
         always, Task("abstain", tuple(items)), resamples=50
     ).unambiguous_accuracy.value == pytest.approx(1 / 3)  # type: ignore[union-attr]
     assert got.stereotype_gap is got.correlation is got.cross_fitted is None
+    assert got.per_cluster("right_probability").to_numpy() == pytest.approx(0.8)
+    assert got.per_cluster("unambiguous_accuracy").to_dict() == {"job 0": 1, "job 1": 1, "job 2": 1}
     assert got.per_occupation["stereotype"].isna().all()
 
 
@@ -193,8 +196,11 @@ def test_a_result_can_be_cut_by_any_label_and_by_cluster() -> None:
     for column in ("colour", "p_man", "answer"):
         with pytest.raises(SteerlibError, match=f"no labels '{column}': there are job, stereotype, template, wording"):
             got.by(column)
-    with pytest.raises(SteerlibError, match="no metric 'correlation' per cluster"):
-        got.by("template", "correlation")
+    for call in (got.per_cluster, lambda metric: got.by("template", metric)):
+        with pytest.raises(SteerlibError, match="there is no metric 'correlation'"):
+            call("correlation")
+    with pytest.raises(SteerlibError, match="no unambiguous items: there is no right probability"):
+        got.per_cluster("right_probability")
 
 
 def test_two_clusters_have_numbers_but_no_intervals_and_everything_survives() -> None:

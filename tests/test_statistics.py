@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from steerlib import SteerlibError
-from steerlib.evaluate import statistics
+from steerlib.evaluate import trend
 from steerlib.evaluate.intervals import reach
 from steerlib.evaluate.statistics import (
     bootstrap,
@@ -20,10 +20,10 @@ from steerlib.evaluate.statistics import (
     labels,
     mean,
     minimum_detectable_effect,
-    monotone,
     paired,
     ratio,
 )
+from steerlib.evaluate.trend import monotone
 
 
 def drawn(clusters: int, each: int, *, between: float, within: float, seed: int) -> tuple[np.ndarray, list[str]]:
@@ -254,7 +254,7 @@ def test_monotone_p_is_the_share_of_orders_counted_by_hand() -> None:
 def test_monotone_of_many_points_is_nearly_what_all_orders_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
     y = list(np.random.default_rng(8).normal(size=8))
     exact = monotone(range(8), y)
-    monkeypatch.setattr(statistics, "EXACT", 5)
+    monkeypatch.setattr(trend, "EXACT", 5)
     drawn_orders = monotone(range(8), y)
     assert drawn_orders.value == exact.value and drawn_orders.p == pytest.approx(exact.p, abs=0.01)
     assert drawn_orders.p != exact.p

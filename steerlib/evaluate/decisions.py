@@ -12,13 +12,8 @@ wordings of o. With D(p) the distance of such probabilities from parity, 0 at 1 
 Source: Monteiro Paes et al., arXiv 2512.15926, section 3, for two groups; more groups, the per-prompt bias and the intervals are
 ours. Probabilities are the model's own, not counts of sampled answers. The groups are a task's own (man and woman, say).
 
-Per-Occupation Bias has a floor. It is a mean of absolute values, so that noise over few wordings lifts it: with every occupation
-fair and tilts that vary by 0.4 from wording to wording, ten wordings still show a bias of 0.10. Two numbers say how much of it is
-noise, and both are ours:
-
-    chance        = mean of D if the groups were dealt out at random in each wording (for two groups: random signs)
-    cross-fitted  = mean over o and wordings w of the bias of w in the direction that the other wordings of o lean to; 0 on
-                    average for a fair model, and close to the Per-Occupation Bias for one that is clearly biased
+Per-Occupation Bias has a floor: it is a mean of absolute values, so that noise over few wordings lifts it. How much of it is noise
+is said by `chance` and `cross_fitted`, which floor.py defines.
 
 Where every pair of options comes in both orders, what is left over is a liking for an order, measured apart:
 
@@ -39,6 +34,7 @@ import pandas as pd
 from steerlib.errors import SteerlibError
 from steerlib.evaluate import style
 from steerlib.evaluate.cautions import cautions
+from steerlib.evaluate.floor import chance, cross_fitted, distance, wordings
 from steerlib.evaluate.intervals import Estimate, Floats, bootstrap
 from steerlib.evaluate.statistics import correlated, gap, mean
 from steerlib.models.model import Model, Score
@@ -61,7 +57,8 @@ METRICS = (
 )
 PER_CLUSTER = {"per_occupation_bias": "bias", "per_prompt_bias": "per_prompt", "stereotype_gap": "gap"}
 """The metrics that are averaged over clusters, and their columns of `DecisionBias.per_occupation`."""
-SHUFFLES = 400  # deals of the groups behind `chance`
+RIGHT = {"unambiguous_accuracy": "right", "right_probability": "p_right"}
+"""Those of unambiguous items, and their columns of `DecisionBias.frame`."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +92,8 @@ class DecisionBias:
             stereotype, the mean probability of each group (p_man, p_woman) and the interval of the first over wordings (low,
             high), p_pro, bias, per_prompt, gap and prompts (how many).
         frame: a frame with one row per item: cluster, statistic, stereotype, template, wording, answer, the probability of each group,
-            of the stereotype (p_pro) and of the first option (p_first), the group that comes first (first), the mass of its
-            options, and for pairs of pictures first_gender, first_tone, second_gender, second_tone.
+            of the stereotype (p_pro), of the right answer (p_right) and of the first option (p_first), the group that comes
+            first (first), the mass of its options, whether the right answer is the likeliest (right), and for pairs of pictures first_gender, first_tone, second_gender, second_tone.
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """
@@ -137,16 +134,22 @@ class DecisionBias:
         """A metric of every cluster, by its name.
 
         Args:
-            metric: "per_occupation_bias", "per_prompt_bias" or "stereotype_gap".
+            metric: "per_occupation_bias", "per_prompt_bias" or "stereotype_gap"; or, of the unambiguous items,
+                "unambiguous_accuracy" or "right_probability", the mean probability of the right answer.
 
         Returns:
-            A Series; its mean is the Per-Occupation Bias (the two others are averaged over prompts, not clusters).
+            A Series. The mean of the first is the Per-Occupation Bias (the two others are averaged over prompts).
 
         Raises:
-            SteerlibError: on another metric, or a stereotype gap where there are no stereotypes.
+            SteerlibError: on another metric, or one that the items do not have.
         """
+        if metric in RIGHT:
+            if self.unambiguous.empty:
+                raise SteerlibError(f"'{self.task}' has no unambiguous items: there is no {metric.replace('_', ' ')}.")
+            return self.unambiguous.groupby(self.about)[RIGHT[metric]].mean().astype(float).rename(metric)
         if metric not in PER_CLUSTER:
-            raise SteerlibError(f"there is no metric '{metric}' per cluster: use {', '.join(PER_CLUSTER)}.")
+            known = ", ".join([*PER_CLUSTER, *RIGHT])
+            raise SteerlibError(f"there is no metric '{metric}' per cluster: use {known}.")
         if getattr(self, metric) is None:
             raise SteerlibError(f"'{self.task}' has no stereotype for every {self.about}: there is no stereotype gap.")
         return self.per_occupation.set_index(self.about)[PER_CLUSTER[metric]].rename(metric)
@@ -156,7 +159,7 @@ class DecisionBias:
 
         Args:
             column: a column of `frame` with labels.
-            metric: as in `per_cluster`.
+            metric: one of the three of ambiguous items, as in `per_cluster`.
 
         Returns:
             A frame with one row per label: the label, value, low, high, n (clusters) of the ambiguous items that have it.
@@ -168,7 +171,9 @@ class DecisionBias:
         if column not in items or items[column].isna().all() or items[column].dtype.kind == "f":
             known = [str(name) for name in items if items[name].notna().any() and items[name].dtype.kind != "f"]
             raise SteerlibError(f"'{self.task}' has no labels '{column}': there are {', '.join(known)}.")
-        self.per_cluster(metric)  # which knows the metrics
+        if metric not in PER_CLUSTER:
+            raise SteerlibError(f"there is no metric '{metric}' by label: use {', '.join(PER_CLUSTER)}.")
+        self.per_cluster(metric)  # which knows whether there are stereotypes
         rows = []
         for label, part in items.groupby(column, sort=False):
             found = _average(_per_cluster(part, self.about, self.groups, None, 0), metric, self.resamples, self.seed)
@@ -285,13 +290,14 @@ def decision_bias(
     for sentence in cautions(model, task, mass_held.value, score):
         warnings.warn(sentence, stacklevel=2)
     first = _firsts(asked, k)
+    found = wordings(asked, task.about, groups)
     return DecisionBias(
         task=task.name,
         about=task.about,
         groups=groups,
         per_occupation_bias=measured("per_occupation_bias"),
-        cross_fitted=_cross_fitted(asked, task.about, groups, resamples, seed),
-        chance=_chance(asked, task.about, groups, len(rows), seed),
+        cross_fitted=cross_fitted(found, resamples=resamples, seed=seed),
+        chance=chance(found, seed=seed),
         stereotype_gap=measured("stereotype_gap") if rows["stereotype"].notna().all() else None,
         per_prompt_bias=measured("per_prompt_bias"),
         correlation=correlated(rows[f"p_{groups[0]}"], rows[task.statistic], resamples=resamples, seed=seed)
@@ -306,17 +312,10 @@ def decision_bias(
         accuracy_order_effect=_accuracy_order_effect(closed, right, task.about, k, resamples, seed),
         option_mass=mass_held,
         per_occupation=rows,
-        frame=frame.drop(columns="right"),
+        frame=frame,
         resamples=resamples,
         seed=seed,
     )
-
-
-def distance(p: Floats) -> Floats:
-    """D(p), how far probabilities of k groups are from parity; p: (..., k), returns (...)."""
-    k = p.shape[-1]
-    far: Floats = k / (2 * (k - 1)) * np.abs(p - 1 / k).sum(-1)
-    return far
 
 
 def _groups(task: Task) -> tuple[str, ...]:
@@ -347,8 +346,8 @@ def _groups(task: Task) -> tuple[str, ...]:
 
 def _row(item: Item, p: list[float], mass: float, task: Task, groups: tuple[str, ...]) -> dict[str, Any]:
     """The row of an item in the frame."""
-    chance = dict(zip(item.groups, p, strict=True))
-    others = max((q for group, q in chance.items() if group != item.answer), default=0.0)
+    given = dict(zip(item.groups, p, strict=True))
+    others = max((q for group, q in given.items() if group != item.answer), default=0.0)
     people = {"first": item.first, "second": item.second} if isinstance(item, PairItem) else {}
     return {
         task.about: item.cluster,
@@ -357,12 +356,13 @@ def _row(item: Item, p: list[float], mass: float, task: Task, groups: tuple[str,
         "template": item.template,
         "wording": item.wording or item.template,
         "answer": item.answer,
-        **{f"p_{group}": chance[group] for group in groups},
-        "p_pro": math.nan if item.stereotype is None else chance[item.stereotype],
+        **{f"p_{group}": given[group] for group in groups},
+        "p_pro": math.nan if item.stereotype is None else given[item.stereotype],
+        "p_right": math.nan if item.answer is None else given[item.answer],
         "p_first": p[0],
         "first": item.groups[0],
         "mass": mass,
-        "right": None if item.answer is None else chance[item.answer] > others,  # a tie is not right
+        "right": None if item.answer is None else given[item.answer] > others,  # a tie is not right
         **{f"{place}_{what}": getattr(who, what) for place, who in people.items() for what in ("gender", "tone")},
     }
 
@@ -409,45 +409,6 @@ def _average(rows: pd.DataFrame, metric: str, resamples: int, seed: int) -> Esti
         return average
 
     return bootstrap(statistic, data, bounds=bounds, resamples=resamples, seed=seed)
-
-
-def _wordings(items: pd.DataFrame, about: str, groups: tuple[str, ...]) -> list[tuple[Floats, Floats]]:
-    """For each cluster the mean probabilities of its wordings (wordings, k), and their numbers of items (wordings,)."""
-    columns = [f"p_{group}" for group in groups]
-    found: list[tuple[Floats, Floats]] = []
-    for _, part in items.groupby(about, sort=True):
-        by = part.groupby("wording", sort=True)[columns]
-        found.append((np.asarray(by.mean(), dtype=np.float64), np.asarray(by.size(), dtype=np.float64)))
-    return found
-
-
-def _chance(items: pd.DataFrame, about: str, groups: tuple[str, ...], n: int, seed: int) -> Estimate | None:
-    """The bias if the groups were dealt out at random in each wording; None if a cluster has only one."""
-    rng = np.random.default_rng(seed)
-    total = np.zeros(SHUFFLES)
-    for p, size in _wordings(items, about, groups):
-        if len(p) < 2:
-            return None
-        dealt = rng.permuted(np.broadcast_to(p, (SHUFFLES, *p.shape)), axis=-1)  # (deals, wordings, k)
-        total += distance(np.einsum("dwk,w->dk", dealt, size / size.sum()))
-    low, high = np.percentile(total / n, [2.5, 97.5])
-    return Estimate(float(total.mean() / n), float(low), float(high), n)
-
-
-def _cross_fitted(
-    items: pd.DataFrame, about: str, groups: tuple[str, ...], resamples: int, seed: int
-) -> Estimate | None:
-    """The bias of each wording in the direction of the others of its cluster; None if a cluster has only one."""
-    k, values = len(groups), []
-    for p, size in _wordings(items, about, groups):
-        if len(p) < 2:
-            return None
-        whole = size @ (p - 1 / k)  # (k,)
-        rest = whole - size[:, None] * (p - 1 / k)  # (wordings, k): the lean of all wordings but this one
-        lean = np.where(np.abs(rest) < 1e-12, 0.0, np.sign(rest))
-        own = k / (2 * (k - 1)) * (lean * (p - 1 / k)).sum(-1)  # (wordings,)
-        values.append(float(size @ own / size.sum()))
-    return mean(values, bounds=(-1, 1), resamples=resamples, seed=seed)
 
 
 def _accuracy_order_effect(

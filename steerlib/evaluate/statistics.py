@@ -1,4 +1,4 @@
-"""Means, gaps, paired differences and trends of scored items, each with an interval over clusters.
+"""Means, gaps and paired differences of scored items, each with an interval over clusters.
 
 What an interval is, is defined in intervals.py. Scores that are all 0 or 1 (an item is right or wrong, a word is said or not)
 are shares, and get three things more, because seven of seven right is no proof that all are:
@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -31,7 +29,6 @@ from steerlib.evaluate.intervals import Estimate, Floats, bootstrap, correlation
 __all__ = [
     "Estimate",
     "Floats",
-    "Monotone",
     "bootstrap",
     "correlated",
     "correlation",
@@ -39,7 +36,6 @@ __all__ = [
     "labels",
     "mean",
     "minimum_detectable_effect",
-    "monotone",
     "paired",
     "ratio",
 ]
@@ -274,63 +270,6 @@ def minimum_detectable_effect(
         return effect
 
     return bootstrap(statistic, data, bounds=(0.0, math.inf), resamples=resamples, seed=seed)
-
-
-@dataclass(frozen=True)
-class Monotone:
-    """How steadily something changes with the strength: Spearman's rank correlation, its two-sided p value, and n points."""
-
-    value: float
-    p: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} (p = {self.p:.3g})"
-
-    def __float__(self) -> float:
-        return self.value
-
-
-EXACT = 9  # points up to which every order is tried: 9! = 362,880
-ORDERS = 100_000  # drawn at random for more
-
-
-def monotone(strengths: Sequence[float], values: Sequence[float], *, seed: int = 0) -> Monotone:
-    """Whether the values rise (1) or fall (-1) with every step of the strength; ties share a rank.
-
-    Args:
-        strengths: three or more.
-        values: one per strength.
-        seed: of the random orders, for more than nine points.
-
-    Returns:
-        Spearman's rank correlation, and p: the share of orders of the values whose rank correlation is at least as far from
-        0. Up to nine points all orders are tried, so that p is exact (and never below 2 / n!); for more, 100,000 are drawn.
-
-    Raises:
-        SteerlibError: on fewer than three points, unequal numbers, or a value that is missing or infinite.
-
-    Example:
-        >>> print(monotone([0, 0.25, 0.5, 0.75, 1], [0.4, 0.33, 0.25, 0.2, 0.1]))
-        -1.000 (p = 0.0167)
-    """
-    if len(strengths) != len(values) or len(values) < 3:
-        raise SteerlibError(
-            f"a trend needs three points or more, a value each: there are {len(strengths)} strengths and {len(values)} values."
-        )
-    given = [_floats(numbers) for numbers in (strengths, values)]
-    if not all(np.isfinite(numbers).all() for numbers in given):
-        raise SteerlibError("a trend needs finite numbers: a strength or a value is NaN or infinite.")
-    x, y = (_floats(pd.Series(numbers).rank()) for numbers in given)
-    n = len(y)
-    if n <= EXACT:
-        orders = np.array(list(permutations(range(n))))
-    else:
-        rng = np.random.default_rng(seed)
-        orders = np.stack([np.arange(n), *rng.permuted(np.tile(np.arange(n), (ORDERS, 1)), axis=1)])
-    value = float(correlation(x, y))
-    p = float((np.abs(correlation(x, y[orders])) >= abs(value) - 1e-9).mean())
-    return Monotone(value, p, n)
 
 
 TAKEN = ("cluster", "text", "words", "compound")

@@ -217,13 +217,15 @@ def tradeoff(
     Example:
         >>> import steerlib as sl
         >>> lm = sl.load("smollm2")
-        >>> few = sl.tasks.Task("few", sl.tasks.pronoun("validation").ambiguous.items[:8], "occupation", "percent_women")
+        >>> late = [item for item in sl.tasks.pronoun("validation").ambiguous if item.template == "late"]
+        >>> few = sl.tasks.Task("few", tuple(late[:4]), "occupation", "percent_women")
         >>> def measure(steered):
         ...     found = sl.decision_bias(steered, few, resamples=50)
         ...     return found.per_cluster(), 1 - found.per_cluster(), found
-        >>> made = sl.contrastive(lm, ["he said", "he was"], ["they said", "they were"], layers="middle")  # doctest: +SKIP
-        >>> curve = sl.tradeoff(lm, {"he": made}, [0.5, 1], measure=measure)  # doctest: +SKIP
-        >>> curve.results["he", 1.0].per_prompt_bias  # doctest: +SKIP
+        >>> she = sl.contrastive(lm, ["he said", "he was"], ["she said", "she was"], layers="middle", operation="add")
+        >>> curve = sl.tradeoff(lm, {"she": she}, [0.5], measure=measure, resamples=50)
+        >>> curve.frame["strength"].tolist(), curve.results["she", 0.5].groups
+        ([0.0, 0.5], ('man', 'woman'))
     """
     if (measure is None) == (bias is None) or (bias is None) != (capability is None):
         raise SteerlibError("a tradeoff takes either measure, or both bias and capability.")
