@@ -37,6 +37,7 @@ COLAB = {  # our dependencies that Colab's image holds (googlecolab/backend-info
     "scikit-learn",
     "regex",
     "peft",
+    "jinja2",
 }
 USES = {  # what a chapter calls, and the package that is imported only then
     "resvg-py": r"tasks\.(people|who_is|describe)\(|contact_sheet\(",

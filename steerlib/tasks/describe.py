@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from PIL import Image
@@ -88,10 +89,10 @@ def describe(
     for gender in genders:
         if gender not in GENDERS:
             raise SteerlibError(f"there is no picture of the gender '{gender}': use {', '.join(GENDERS)}.")
-    if scenes < 1:
-        raise SteerlibError(f"describe needs 1 or more scenes of each person, not {scenes}.")
-    if seed < 0:
-        raise SteerlibError(f"the seed of a task is 0 or more, not {seed}.")
+    if not isinstance(scenes, Integral) or scenes < 1:
+        raise SteerlibError(f"describe needs 1 or more scenes of each person, not {scenes!r}.")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise SteerlibError(f"the seed of a task is 0 or more, not {seed!r}.")
     made = []
     jobs = occupations(split, pictured=True)["occupation"].tolist()
     for job in jobs if people is None else _known(people):

@@ -8,6 +8,7 @@ Every pair comes in both orders, so that a liking for the first picture cancels,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -107,14 +108,14 @@ def who_is(
     >>> item.groups, item.options, [picture.size for picture in item.pictures]
     (('man', 'woman'), (' first', ' second'), [(32, 32), (32, 32)])
     """
-    if by not in LOOKS:
+    if by not in tuple(LOOKS):
         raise SteerlibError(f"people cannot differ by '{by}' here: use {', '.join(LOOKS)}.")
     if clothes not in ("both", "work", "plain"):
         raise SteerlibError(f"there are no clothes '{clothes}': use 'both', 'work' or 'plain'.")
-    if scenes < 1:
-        raise SteerlibError(f"who_is needs 1 or more scenes of each question, not {scenes}.")
-    if seed < 0:
-        raise SteerlibError(f"the seed of a task is 0 or more, not {seed}.")
+    if not isinstance(scenes, Integral) or scenes < 1:
+        raise SteerlibError(f"who_is needs 1 or more scenes of each question, not {scenes!r}.")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise SteerlibError(f"the seed of a task is 0 or more, not {seed!r}.")
     table = occupations(split, pictured=True)
     where: Split = "train" if split in ("train", "validation") else "test"
     templates = [t for t in TEMPLATES if where == "test" or not t.held_out]
