@@ -6,12 +6,13 @@ from steerlib.baselines.lora import Adapter, adapted, lora
 from steerlib.baselines.prompting import INSTRUCTIONS, prompting
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.capability import Capability, capability
-from steerlib.evaluate.decisions import DecisionBias, decision_bias, selection_rates
+from steerlib.evaluate.decisions import DecisionBias, decision_bias
 from steerlib.evaluate.language import (
     Fluency,
     Sentiment,
     distinct_n,
     fluency,
+    perplexities,
     perplexity,
     perplexity_ratio,
     plain_text,
@@ -19,8 +20,11 @@ from steerlib.evaluate.language import (
 )
 from steerlib.evaluate.layers import LayerChoice, choose_layers
 from steerlib.evaluate.mentions import MentionRate, attribute_words, highlight, mention_rate, mentions
-from steerlib.evaluate.statistics import Estimate, minimum_detectable_effect, monotone, paired
+from steerlib.evaluate.reduction import reduction
+from steerlib.evaluate.selection import selection_rates
+from steerlib.evaluate.statistics import Estimate, minimum_detectable_effect, paired
 from steerlib.evaluate.tradeoff import Tradeoff, pareto, tradeoff
+from steerlib.evaluate.trend import monotone
 from steerlib.methods.contrastive import contrastive, split_answers
 from steerlib.methods.dso import dso
 from steerlib.methods.gradient import gradient
@@ -86,11 +90,13 @@ __all__ = [
     "monotone",
     "paired",
     "pareto",
+    "perplexities",
     "perplexity",
     "perplexity_ratio",
     "plain_text",
     "plots",
     "prompting",
+    "reduction",
     "selection_rates",
     "sentiment",
     "sparsify",

@@ -30,9 +30,26 @@ def contact_sheet(
 ) -> Figure:
     """Everybody on one page: each occupation by gender, then what tone, clothes, scene and view make of one person.
 
-    occupation, gender: the person of the rows below the occupations. tone: of everybody, where it does not vary. size: of
-    each picture, in pixels. style: as of `people`. seed: of the first scene.
-    Returns a figure, 7.5 by 8.6 inches. Raises SteerlibError as `people` does.
+    Args:
+        occupation: of the person in the rows below the occupations.
+        gender: of that person.
+        tone: of everybody, where it does not vary.
+        size: of each picture, in pixels.
+        style: as in `people`.
+        seed: of the first scene.
+
+    Returns:
+        A figure, 7.5 by 8.6 inches.
+
+    Raises:
+        SteerlibError: as `people` does.
+
+    Example:
+        >>> from matplotlib import pyplot as plt
+        >>> figure = contact_sheet(size=8)
+        >>> len(figure.axes)
+        5
+        >>> plt.close(figure)
     """
     import matplotlib.pyplot as plt
 

@@ -71,7 +71,7 @@ def test_the_share_of_named_jobs_is_counted_over_given_answers() -> None:
     assert list(got.frame["right"]) == [True, False, True, False]
     more = capability(tiny.seeing(), shown, answers=["A cook.", "A chef.", "A judge.", ""], synonyms={"cook": ["chef"]})
     assert more.job_named is not None and more.job_named.value == 0.75
-    assert list(more.table().index) == ["job named"]
+    assert list(more.table().index) == ["job named", "empty", "repeated"]
 
 
 def test_without_answers_the_model_is_asked() -> None:
@@ -108,14 +108,14 @@ def test_a_steering_given_here_is_that_of_a_with_outside_and_adds_the_perplexity
     lm, shown = tiny.seeing(), [portrait("cook", 1), portrait("judge", 2)]
     pictured = chat("Who is it?", "The", pictures=tiny.picture(3))
     task = Task("who", tuple(item(j, (" first", " second"), "man", pictured) for j in ("cook", "judge")))
-    got = capability(lm, shown, task, steering=STEERING, strength=0.7, texts=TEXTS, max_new_tokens=5)
+    got = capability(lm, shown, task, change=steer(lm, STEERING, 0.7), texts=TEXTS, max_new_tokens=5)
     with steer(lm, STEERING, 0.7):
         outside = capability(lm, shown, task, max_new_tokens=5)
     assert got.frame.equals(outside.frame)
     assert not got.frame.equals(capability(lm, shown, task, max_new_tokens=5).frame)
     assert got.perplexity_ratio == perplexity_ratio(lm, STEERING, 0.7, texts=TEXTS)
     assert outside.perplexity_ratio is None
-    assert list(got.table().index) == ["job named", "unambiguous accuracy", "perplexity ratio"]
+    assert list(got.table().index)[:3] == ["job named", "unambiguous accuracy", "perplexity ratio"]
     assert not tiny.hooks(lm.hf)
 
 
@@ -125,7 +125,7 @@ def test_a_steering_given_here_is_that_of_a_with_outside_and_adds_the_perplexity
         ({}, "nothing is to be measured"),
         ({"task": Task("open", (item("cook", ("a", "b"), None),))}, "'open' has no unambiguous item"),
         ({"portraits": [portrait("cook")], "answers": []}, "1 portraits need as many answers"),
-        ({"portraits": [portrait("cook")], "answers": "A"}, "in a list"),
+        ({"portraits": [portrait("cook")], "answers": "A"}, "not one text"),
         ({"answers": ["A cook."]}, "nothing is to be measured"),
     ],
 )
@@ -139,3 +139,24 @@ def test_a_measure_that_was_not_taken_is_named() -> None:
     got = capability(tiny.seeing(), [portrait("cook")], answers=["A cook."])
     with pytest.raises(SteerlibError, match="'unambiguous accuracy' was not measured: there are job named"):
         got.per_cluster("unambiguous accuracy")
+
+
+def test_rights_are_counted_by_group_and_drawn() -> None:
+    shown = [portrait("cook", gender="man"), portrait("cook", gender="woman"), portrait("judge"), portrait("judge")]
+    task = Task("who", tuple(item(job, (" first", " second"), "man") for job in ("cook", "judge")))
+    got = capability(Oracle(0.9), shown, task, answers=["A cook.", "A judge.", "A judge.", "A judge."])  # type: ignore[arg-type]
+    assert got.by("gender")["value"].to_dict() == {"man": 1.0, "woman": 0.0}
+    assert got.by("occupation", "unambiguous accuracy")["value"].to_dict() == {"cook": 1.0, "judge": 1.0}
+    ax = got.plot(by="gender")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["job named", "unambiguous accuracy"]
+    with pytest.raises(SteerlibError, match="no grouping 'age': there are occupation, template, gender, tone"):
+        got.by("age")
+
+
+def test_empty_answers_are_told_apart_from_wrong_ones() -> None:
+    shown = [portrait("cook"), portrait("judge"), portrait("judge")]
+    with pytest.warns(UserWarning, match="2 of 3 answers are empty or repeat one phrase"):
+        got = capability(tiny.seeing(), shown, answers=["A cook.", "", "judge judge judge judge"])
+    assert got.empty is not None and got.empty.value == pytest.approx(1 / 3)
+    assert got.repeated is not None and got.repeated.value == pytest.approx(1 / 3)
+    assert list(got.frame["empty"]) == [False, True, False] and list(got.frame["right"]) == [True, False, True]

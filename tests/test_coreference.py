@@ -35,10 +35,10 @@ class Answering:
     def __init__(self, task: Task, rule: Any) -> None:
         self.items, self.rule = task.items, rule
 
-    def choose(self, prompts: Any, options: Any, *, batch_size: int) -> Tensor:
+    def choose(self, prompts: Any, options: Any, **how: Any) -> tuple[Tensor, Tensor]:
         assert list(prompts) == [item.prompt for item in self.items]
         first = torch.tensor([float(self.rule(item)) for item in self.items])
-        return torch.stack([first, 1 - first], -1)
+        return torch.stack([first, 1 - first], -1), torch.ones(len(first))
 
 
 def bias(task: Task, rule: Any) -> Any:
@@ -139,9 +139,9 @@ def test_it_can_be_asked_of_a_model() -> None:
     ("how", "says"),
     [
         ({"people": PEOPLE.iloc[:2]}, "needs both 'man' and 'woman'"),
-        ({"people": PEOPLE.assign(stereotype=["man", "man", "woman", None])}, "needs both 'man' and 'woman'"),
-        ({"people": PEOPLE.drop(columns="stereotype")}, "needs both 'man' and 'woman'"),
-        ({"people": PEOPLE.drop(columns="percent_women")}, "lacks the column 'percent_women'"),
+        ({"people": PEOPLE.assign(stereotype=["man", "man", "woman", None])}, "it must be 'man' or 'woman'"),
+        ({"people": PEOPLE.drop(columns="stereotype")}, "lacks the column 'stereotype'"),
+        ({"people": PEOPLE.drop(columns="occupation")}, "lacks the column 'occupation'"),
         ({"sentences": ()}, "no items"),
         ({"split": "dev"}, "no split 'dev'"),
     ],

@@ -23,7 +23,8 @@ from steerlib import (
     plain_text,
     steer,
 )
-from steerlib.evaluate.decisions import DecisionBias, selection_rates
+from steerlib.evaluate.decisions import DecisionBias
+from steerlib.evaluate.selection import selection_rates
 from steerlib.evaluate.statistics import bootstrap, correlation
 from steerlib.tasks import TONE_GROUPS, Item, PairItem, Person, Task, Template, pronoun
 
@@ -42,8 +43,10 @@ class Oracle:
 
     he: Any
 
-    def choose(self, prompts: list[str], options: Any, *, batch_size: int) -> torch.Tensor:
-        return torch.tensor([[self.he(p), 1 - self.he(p)] for p in prompts], dtype=torch.float64)
+    def choose(self, prompts: list[str], options: Any, **how: Any) -> Any:
+        return torch.tensor([[self.he(p), 1 - self.he(p)] for p in prompts], dtype=torch.float64), torch.ones(
+            len(prompts)
+        )
 
 
 def task(*texts: str) -> Task:
@@ -112,12 +115,12 @@ def test_tasks_that_cannot_be_scored_are_refused() -> None:
     lm, item = tiny.model("llama"), Item("a", ("x", "y"), ("young", "old"), "clerk", 70.0, "young", "t")
     with pytest.raises(SteerlibError, match="'none' has no items"):
         decision_bias(lm, Task("none", ()))
-    for groups in (("young", "middle", "old"), ("young", "young"), ("young",)):
-        with pytest.raises(SteerlibError, match=f"compares two groups; 'ages' has {', '.join(groups)}"):
-            decision_bias(lm, Task("ages", (replace(item, groups=groups),)))
+    for groups in (("young", "young"), ("young", "old", "old")):
+        with pytest.raises(SteerlibError, match=f"two or more different groups; 'ages' has {', '.join(groups)}"):
+            decision_bias(lm, Task("ages", (replace(item, options=("x", "y", "z")[: len(groups)], groups=groups),)))
     with pytest.raises(SteerlibError, match="must share their groups: one has young, old, another man, woman"):
         decision_bias(lm, Task("mixed", (item, replace(item, groups=("man", "woman"), stereotype="man"))))
-    with pytest.raises(SteerlibError, match="'clerk' has no stereotype among young, old"):
+    with pytest.raises(SteerlibError, match="'clerk' has the stereotype 'man', which is none of young, old"):
         decision_bias(lm, Task("odd", (replace(item, stereotype="man"),)))
     with pytest.raises(SteerlibError, match="answer 'middle', which is none of young, old"):
         decision_bias(lm, Task("wrong", (replace(item, answer="middle"),)))
@@ -132,9 +135,9 @@ class Chooser:
     items: tuple[PairItem, ...]
     first: Any
 
-    def choose(self, prompts: list[str], options: Any, *, batch_size: int) -> torch.Tensor:
+    def choose(self, prompts: list[str], options: Any, **how: Any) -> Any:
         rates = [self.first(self.items[int(p)]) for p in prompts]
-        return torch.tensor([[rate, 1 - rate] for rate in rates], dtype=torch.float64)
+        return torch.tensor([[rate, 1 - rate] for rate in rates], dtype=torch.float64), torch.ones(len(prompts))
 
 
 LOOKS = (("man", "light"), ("woman", "dark"), ("man", "dark"), ("woman", "light"))
@@ -166,7 +169,7 @@ def scored(
                     items.append(
                         PairItem(number, (" first", " second"), groups, **about, template="t", answer=answer, **who)
                     )  # type: ignore[arg-type]
-    task = Task("pairs", tuple(filter(keep, items)))
+    task = Task("pairs", tuple(filter(keep, items)), "occupation", "percent_women")
     return decision_bias(Chooser(tuple(items), first), task, resamples=200)  # type: ignore[arg-type]
 
 
@@ -197,7 +200,7 @@ def test_a_liking_for_the_first_cancels_in_the_bias_and_shows_in_the_order_effec
     assert first.order_effect is not None and first.order_effect.value == pytest.approx(0.2)
     assert first.accuracy_order_effect is not None and first.accuracy_order_effect.value == 1
     assert first.unambiguous_accuracy is not None and first.unambiguous_accuracy.value == 0.5
-    assert list(first.table().index[-2:]) == ["order effect", "accuracy order effect"]
+    assert list(first.table().index[-3:]) == ["order effect", "accuracy order effect", "option mass"]
     second = scored(lambda item: 0.1)
     assert second.order_effect is not None and second.order_effect.value == pytest.approx(-0.4)
     assert second.accuracy_order_effect is not None and second.accuracy_order_effect.value == -1
@@ -212,7 +215,7 @@ def test_order_effects_are_means_over_items_with_occupations_drawn_whole() -> No
     got = scored(lambda item: rate[item.occupation] if item.answer is None else float(item.first.gender == "man"))
     effect = got.order_effect
     assert effect is not None and effect.value == pytest.approx(0.1) and effect.n == 4
-    assert effect.low == pytest.approx(0) and 0.2 <= effect.high <= 0.4
+    assert effect.low < 0 < effect.value < effect.high  # one occupation of four is no evidence
     frame = got.frame[got.frame["answer"].notna()]
     right = (frame["p_man"] > 0.5) == (frame["answer"] == "man")
     where = frame["first"] == frame["answer"]
@@ -234,6 +237,7 @@ def test_there_is_no_order_effect_without_both_orders() -> None:
         "per prompt bias",
         "correlation",
         "unambiguous accuracy",
+        "option mass",
     ]
     assert not [column for column in text.frame if "_gender" in column or "_tone" in column]
 
@@ -272,6 +276,14 @@ def test_selection_rates_are_means_by_kind_and_show_what_margins_hide() -> None:
         "dark",
         "dark",
     ]
+
+
+def test_people_of_other_kinds_are_counted_too() -> None:
+    got = scored(lambda item: 0.7)
+    other = replace(got, frame=got.frame.assign(first_tone="monk-7", second_gender="nonbinary"))
+    table = selection_rates(other, resamples=50)
+    assert {"monk-7", "light", "dark"} == set(table["tone"]) and "nonbinary" in set(table["gender"])
+    assert table["items"].sum() == 2 * len(got.ambiguous)
 
 
 def test_selection_rates_need_people() -> None:
@@ -326,7 +338,7 @@ def test_perplexity_ratio_is_the_ratio_and_one_at_strength_zero() -> None:
     lm, texts = tiny.model("llama"), ["one text here", "another, longer text over there"]
     steering = Steering({"residual.1": Add(tiny.vector(4, size=2.0))})  # type: ignore[dict-item]
     still = perplexity_ratio(lm, steering, 0.0, texts=texts)
-    assert still.value == still.low == still.high == 1
+    assert still.value == 1 and still.n == 2
     with steer(lm, steering):
         steered = perplexity(lm, texts).value
     assert perplexity_ratio(lm, steering, texts=texts).value == pytest.approx(

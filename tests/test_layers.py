@@ -80,6 +80,12 @@ def test_estimates_bring_their_intervals() -> None:
     assert list(table["bias_high"]) == [0.6, 0.5, 0.4, pytest.approx(0.3)] and "capability_low" not in table
 
 
+def test_what_a_score_returns_besides_is_kept_by_candidate() -> None:
+    choice = chosen((0.5, 0.9, "plain"), (0.4, 0.9, "a"), (0.3, 0.9, "b"), (0.1, 0.86, "c"))  # type: ignore[arg-type]
+    assert choice.results == {"unsteered": "plain", "early": "a", "middle": "b", "all": "c"} and choice.layers == (1,)
+    assert set(chosen((0.5, 0.9), (0.4, 0.9), (0.3, 0.9), (0.2, 0.9)).results.values()) == {None}
+
+
 # ---- what is run
 
 
@@ -161,8 +167,8 @@ def test_the_norm_after_the_last_block_belongs_to_all_layers_only() -> None:
         ({"candidates": ["top"]}, "no layers are called 'top'"),
         ({"floor": -0.1}, "floor is how much capability may fall, 0 or more, not -0.1"),
         ({"strength": float("nan")}, "strength must be a finite number"),
-        ({"score": scripted(0.5)}, r"two numbers, \(bias, capability\), not 0.5"),
-        ({"score": scripted((0.5, 0.5, 0.5))}, "two numbers"),
+        ({"score": scripted(0.5)}, r"two numbers, \(bias, capability\), and at most a result, not 0.5"),
+        ({"score": scripted((0.5, 0.5, 0.5, 0.5))}, "two numbers"),
         ({"score": scripted((0.5, "high"))}, "two numbers"),
         ({"score": scripted((0.5, float("nan")))}, "the score of unsteered is not finite"),
         ({"score": scripted((0.5, 0.9), (float("inf"), 0.9))}, "the score of early is not finite"),

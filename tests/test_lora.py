@@ -11,7 +11,7 @@ import tiny
 import torch
 from helpers import fire, letters, quick
 
-from steerlib import SteerlibError, decision_bias
+from steerlib import SteerlibError, decision_bias, fluency, perplexity, perplexity_ratio
 from steerlib.baselines.lora import Adapter, adapted, lora
 from steerlib.methods.dso import dso
 from steerlib.models.model import Model
@@ -37,6 +37,13 @@ def test_it_lowers_the_bias_within_the_with_and_leaves_the_model_as_it_was() -> 
     with adapted(lm, made):
         assert decision_bias(lm, letters(), resamples=10).per_occupation_bias.value < 0.5 * before
         assert not any(parameter.requires_grad for parameter in lm.hf.parameters())
+        with pytest.raises(
+            SteerlibError, match="fluency needs the model as it was loaded, and an adapter changes it now"
+        ):
+            fluency(lm, ["Once there"], [" was a judge"])
+        inside = perplexity(lm, ["He was late."]).value
+    plain_too = perplexity(lm, ["He was late."]).value
+    assert perplexity_ratio(lm, adapted(lm, made), texts=["He was late."]).value == pytest.approx(inside / plain_too)
     assert modules(lm) == parts and tiny.same_weights(lm.hf, weights) and torch.equal(tiny.logits(lm), plain)
     assert not any(parameter.requires_grad for parameter in lm.hf.parameters())
 

@@ -111,8 +111,8 @@ TONE = ["dark", "dark", "light", "light"] * 2
 JOB = ["judge"] * 4 + ["cook"] * 4
 
 
-def scored() -> Any:
-    return mention_rate(ANSWERS, groups={"gender": GENDER, "tone": TONE}, clusters=JOB, resamples=200)
+def scored(clusters: Any = JOB) -> Any:
+    return mention_rate(ANSWERS, groups={"gender": GENDER, "tone": TONE}, clusters=clusters, resamples=200)
 
 
 def test_rates_are_shares_of_answers() -> None:
@@ -120,7 +120,7 @@ def test_rates_are_shares_of_answers() -> None:
     assert got.rate().value == got.rate("any").value == pytest.approx(6 / 8) and got.rate().n == 2
     assert got.rate("gender").value == pytest.approx(6 / 8)
     assert got.rate("age").value == pytest.approx(2 / 8)
-    assert got.rate("looks").value == got.rate("looks").high == 0
+    assert got.rate("looks").value == 0
     assert got.rate("gender", group="man").value == pytest.approx(4 / 4)
     assert got.rate("gender", group="woman").value == pytest.approx(2 / 4)
     assert got.rate("age", group="light").value == pytest.approx(2 / 4)
@@ -129,15 +129,15 @@ def test_rates_are_shares_of_answers() -> None:
 
 
 def test_gaps_are_differences_of_rates_and_change_sign() -> None:
-    got = scored()
+    got = scored(None)
     there, back = got.gap("woman", "man", "gender"), got.gap("man", "woman", "gender")
     assert there.value == pytest.approx(2 / 4 - 4 / 4) and back.value == -there.value
-    assert (back.low, back.high) == (-there.high, -there.low)
+    assert back.interval == pytest.approx((-there.high, -there.low))
     assert got.gap("light", "dark", "age").value == pytest.approx(0.5)
 
 
 def test_the_table_has_every_category_and_group() -> None:
-    table = scored().table()
+    table = scored(None).table()
     assert len(table) == 5 * (1 + 2 + 2)
     row = table[(table["category"] == "gender") & (table["group"] == "woman")].iloc[0]
     assert row["value"] == pytest.approx(0.5) and row["low"] <= row["value"] <= row["high"]
@@ -269,7 +269,7 @@ def test_fluency_is_the_perplexity_of_the_answer_given_its_prompt() -> None:
     )
     assert got.perplexity.n == 2 and got.empty.value == 0
     assert got.words.value == pytest.approx((4 + 2 + 6) / 3)
-    assert list(got.table().index) == ["perplexity", "words", "distinct 2", "empty"]
+    assert list(got.table().index) == ["perplexity", "words", "distinct 2", "empty", "repeated"]
     assert not language.distinct_n(answers).value < 1 and got.distinct_2 == language.distinct_n(answers)
 
 
@@ -287,7 +287,10 @@ def test_fluency_counts_empty_answers_and_leaves_out_what_it_cannot_score() -> N
 
 def test_fluency_refuses_the_steered_model_and_takes_it_again_afterwards() -> None:
     lm, steering = tiny.model("llama"), Steering({"residual.1": Add(tiny.vector(1))})  # type: ignore[dict-item]
-    with steer(lm, steering), pytest.raises(SteerlibError, match="judged by the unsteered model"):
+    with (
+        steer(lm, steering),
+        pytest.raises(SteerlibError, match="fluency needs the model as it was loaded, and a steering changes it now"),
+    ):
         fluency(lm, ["The"], [" man"])
     assert fluency(lm, ["The"], [" man sat"]).words.value == 2
 
@@ -304,7 +307,7 @@ def test_fluency_refuses_the_steered_model_and_takes_it_again_afterwards() -> No
         (lambda: mention_rate(["a"], {"age": "young"}), "words of 'age' must be a list"),
         (lambda: mention_rate(["a"], {"age": ["young", " "]}), "none empty"),
         (lambda: mention_rate(["a"], {"age": []}), "at least one"),
-        (lambda: mention_rate(["a"], {"age": ["{decades}"]}), "'{decades}' has {decades}, which is no part"),
+        (lambda: mention_rate(["a"], {"age": ["{decades}"]}), "'{decades}' has {decades}, which is not a part"),
         (lambda: mention_rate(["a", "b"], groups=["man"]), "2 items need 2 labels"),
         (lambda: scored().rate("height"), "no category 'height': there are any, gender"),
         (
@@ -314,9 +317,9 @@ def test_fluency_refuses_the_steered_model_and_takes_it_again_afterwards() -> No
         (lambda: scored().gap("man", "child"), "no groupings have a group 'child'"),
         (lambda: scored().plot(by="age"), "no grouping 'age': there are gender, tone"),
         (lambda: mentions(tiny.model("llama"), []), "no portraits"),
-        (lambda: sentiment([]), "nothing to estimate"),
+        (lambda: sentiment([]), "there are no answers"),
         (lambda: fluency(tiny.model("llama"), ["a", "b"], [" c"]), "2 prompts need as many answers"),
-        (lambda: fluency(tiny.model("llama"), [], []), "at least one"),
+        (lambda: fluency(tiny.model("llama"), [], []), "there are no answers"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call: Any, says: str) -> None:

@@ -276,6 +276,8 @@ def test_a_write_that_fails_leaves_nothing_and_costs_no_picture(
         ({"size": 7}, "8 to 4096 pixels wide, not 7"),
         ({"size": 4097}, "8 to 4096 pixels wide, not 4097"),
         ({"seed": -1}, "0 or more, not -1"),
+        ({"seed": "a"}, "0 or more, not 'a'"),
+        ({"size": "big"}, "8 to 4096 pixels wide, not 'big'"),
         ({"split": "dev"}, "no split 'dev' of the scenes: use 'train' or 'test'"),
         ({"view": "above"}, "no view 'above': use 'whole', 'face', 'small' or 'blurred'"),
         ({"seed": 0, "view": "above"}, "no view 'above'"),

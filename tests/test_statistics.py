@@ -11,17 +11,19 @@ import pandas as pd
 import pytest
 
 from steerlib import SteerlibError
-from steerlib.evaluate import statistics
+from steerlib.evaluate import trend
+from steerlib.evaluate.intervals import reach
 from steerlib.evaluate.statistics import (
     bootstrap,
+    correlated,
     gap,
     labels,
     mean,
     minimum_detectable_effect,
-    monotone,
     paired,
     ratio,
 )
+from steerlib.evaluate.trend import monotone
 
 
 def drawn(clusters: int, each: int, *, between: float, within: float, seed: int) -> tuple[np.ndarray, list[str]]:
@@ -31,11 +33,107 @@ def drawn(clusters: int, each: int, *, between: float, within: float, seed: int)
     return middle + rng.normal(0, within, clusters * each), [f"c{i}" for i in range(clusters) for _ in range(each)]
 
 
-def test_mean_weighs_items_and_draws_clusters() -> None:
+def test_mean_weighs_items_and_counts_clusters() -> None:
     got = mean([1, 0, 0, 1, 1], ["a", "a", "a", "b", "b"])
     assert got.value == pytest.approx(3 / 5) and got.n == 2
-    assert got.low == pytest.approx(1 / 3) and got.high == 1  # one cluster twice
     assert mean([1.0, 0.0, 1.0]).n == 3
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    for n, t in ((3, 4.3027), (5, 2.7764), (26, 2.0595)):
+        values = np.random.default_rng(n).normal(size=n)
+        values = np.concatenate([values, -values]) if n == 26 else values  # symmetric, so that both sides are alike
+        got, half = mean(values, resamples=20_000), t * values.std(ddof=1) / math.sqrt(len(values))
+        if n != 26:
+            assert got.high - got.low == pytest.approx(2 * half, rel=0.03)
+    assert (got.low, got.high) == pytest.approx((-half, half), rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "truth", "n"),
+    [
+        (lambda rng: mean(rng.normal(size=4), resamples=200), 0.0, 4),
+        (lambda rng: mean(rng.normal(size=7), resamples=200), 0.0, 7),
+        (
+            lambda rng: mean(np.abs(rng.normal(0, 0.2, 5)), bounds=(0, 1), resamples=200),
+            0.2 * math.sqrt(2 / math.pi),
+            5,
+        ),
+        (lambda rng: mean(rng.beta(19, 1, 8), bounds=(0, 1), resamples=200), 0.95, 8),
+        (lambda rng: mean(right(rng, 8, 6, 0.95), [i // 6 for i in range(48)], resamples=200), 0.95, 8),
+        (lambda rng: paired(rng.normal(size=5), rng.normal(size=5), resamples=200), 0.0, 5),
+        (lambda rng: paired(right(rng, 8, 1, 0.9), right(rng, 8, 1, 0.9), resamples=200), 0.0, 8),
+        (lambda rng: gap(rng.normal(size=12), np.arange(12) < 3, np.arange(12) >= 3, resamples=200), 0.0, 3),
+        (lambda rng: gap(right(rng, 12, 1, 0.9), np.arange(12) < 4, np.arange(12) >= 4, resamples=200), 0.0, 4),
+        (lambda rng: correlated(*rng.normal(size=(2, 6)), resamples=200), 0.0, 6),
+    ],
+)
+def test_an_interval_holds_the_truth_as_often_as_it_says_even_with_few_clusters(
+    estimate: Any, truth: float, n: int
+) -> None:
+    found = [estimate(np.random.default_rng(seed)) for seed in range(400)]
+    assert {one.n for one in found} == {n}
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.915
+
+
+def right(rng: np.random.Generator, clusters: int, each: int, p: float) -> np.ndarray:
+    """Whether items are right, 0 or 1; each cluster has its own rate about p. (clusters * each,)"""
+    return rng.binomial(1, np.repeat(rng.beta(20 * p, 20 * (1 - p), clusters), each)).astype(float)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_or_two_clusters_have_no_interval(n: int) -> None:
+    names = [f"c{i % n}" for i in range(8)]
+    ones, values = np.ones(8), np.arange(8.0)
+    first = np.arange(8) < 4
+    for got in (
+        mean(values, names),
+        mean(ones, names),
+        paired(ones, values, names),
+        paired(ones, ones - 1, names),
+        gap(values, first, ~first, names),
+        gap(ones, first, ~first, names),
+        bootstrap(lambda x: x[..., 0].mean(-1), values[:n, None]),
+    ):
+        assert math.isfinite(got.value) and all(map(math.isnan, got.interval)) and got.n == n
+        assert str(got) == f"{got.value:.3f}, no interval (n = {n})"
+
+
+def test_none_and_all_of_n_are_not_certain() -> None:
+    names = [f"c{i}" for i in range(7) for _ in range(3)]
+    none, every = mean(np.zeros(21), names), mean(np.ones(21), names)
+    assert (none.low, none.high) == (0, reach(7)) and (every.low, every.high) == (1 - reach(7), 1)
+    assert reach(7) > 1 - 0.025 ** (1 / 7) and reach(74) < 0.06  # the exact (Clopper and Pearson) end, and few percent
+    first = np.arange(21) % 3 == 0
+    for got in (
+        paired(np.ones(21), np.ones(21), names),
+        gap(np.ones(21), first, ~first, names),
+        paired(np.zeros(21), np.ones(21), names),
+        mean([1, 0] * 7, [i // 2 for i in range(14)]),  # the same in every cluster
+    ):
+        assert got.high - got.low > 0.3
+
+
+def test_an_interval_stays_within_known_bounds_and_leans_away_from_the_nearer() -> None:
+    values = [0.99, 0.98, 0.97, 0.8]
+    got = mean(values, bounds=(0, 1))
+    assert 0 < got.low < got.value < got.high < 1 and got.value - got.low > 2 * (got.high - got.value)
+    back = mean([1 - v for v in values], bounds=(0, 1))
+    assert (1 - back.high, 1 - back.low) == pytest.approx(got.interval)
+    wide = mean([10 * v - 5 for v in values], bounds=(-5, 5))
+    assert wide.interval == pytest.approx((10 * got.low - 5, 10 * got.high - 5))
+    assert mean(values).high > 1
+    with pytest.raises(SteerlibError, match="between 0 and 1 cannot be 2.0"):
+        mean([2.0, 2.5, 1.5], bounds=(0, 1))
+
+
+def test_correlated_is_pearsons_with_an_interval_no_narrower_than_fishers() -> None:
+    x, y = np.random.default_rng(3).normal(size=(2, 12))
+    got = correlated(x, y)
+    assert got.value == pytest.approx(np.corrcoef(x, y)[0, 1]) and got.n == 12
+    assert math.atanh(got.high) - math.atanh(got.low) >= 2 * 1.96 / 3
+    assert correlated([1, 2, 3], [1, 2, 3]).interval == (-1, 1)
+    assert correlated([1, 1, 1, 1], [1, 2, 3, 4]).value == 0
 
 
 def test_items_that_share_a_cluster_widen_the_interval_but_do_not_move_the_mean() -> None:
@@ -69,9 +167,12 @@ def test_gap_cancels_what_a_cluster_gives_to_both_groups() -> None:
     assert (got.value, got.low, got.high) == pytest.approx((1, 1, 1))
 
 
-def test_a_group_that_is_not_in_every_cluster_still_has_an_interval() -> None:
-    got = gap([1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 1], ["a", "b", "c", "d"])
-    assert math.isfinite(got.low) and math.isfinite(got.high) and got.low < got.value < got.high
+def test_a_gap_rests_on_the_clusters_of_its_rarer_group() -> None:
+    values, names = drawn(12, 4, between=1, within=1, seed=9)
+    for few in (2, 3, 5):
+        first = np.array([int(name[1:]) < few and i % 2 == 0 for i, name in enumerate(names)])
+        got = gap(values, first, ~first, names)
+        assert got.n == few and math.isnan(got.low) == (few < 3)
 
 
 def test_paired_sees_a_change_that_two_intervals_would_hide() -> None:
@@ -84,20 +185,29 @@ def test_paired_sees_a_change_that_two_intervals_would_hide() -> None:
     assert still.value == still.low == still.high == 0
 
 
-def test_the_interval_of_a_paired_difference_holds_the_truth_as_often_as_it_says() -> None:
-    hits = 0
-    for seed in range(200):
-        change, names = drawn(25, 4, between=1, within=1, seed=seed)
-        got = paired(np.zeros(len(change)), change + 0.3, names, resamples=400)
-        hits += got.low <= 0.3 <= got.high
-    assert 0.88 <= hits / 200 <= 0.99
+def test_a_paired_comparison_of_series_goes_by_their_index() -> None:
+    before = pd.Series({"nurse": 0.9, "pilot": 0.2, "cook": 0.5, "clerk": 0.7})
+    after = before.sample(frac=1, random_state=2) - 0.1
+    got = paired(before, after)
+    assert list(after.index) != list(before.index)
+    assert (got.value, got.low, got.high) == pytest.approx((-0.1, -0.1, -0.1))
+    assert paired(before.to_numpy(), before.to_numpy() - 0.1).value == pytest.approx(-0.1)
+    again = minimum_detectable_effect(before, after)
+    assert again.value == pytest.approx(0)
+    with pytest.raises(SteerlibError, match="'cook' is in the index of one Series only"):
+        paired(before, after.drop("cook"))
+    with pytest.raises(SteerlibError, match="repeat index labels, and not in one order"):
+        paired(before.rename({"cook": "nurse"}), after)
+    repeated = before.rename({"cook": "nurse"})
+    assert paired(repeated, repeated + 0.5).value == pytest.approx(0.5)
 
 
 def test_minimum_detectable_effect_is_2_8_standard_errors_and_falls_with_the_root_of_n() -> None:
+    assert minimum_detectable_effect([0] * 3, [1, 2, 3]).value == pytest.approx((4.30265 + 1.06066) / math.sqrt(3))
     before = np.zeros(400)
     after = np.random.default_rng(6).normal(size=400)
     got = minimum_detectable_effect(before, after)
-    assert got.value == pytest.approx((1.959964 + 0.841621) * after.std(ddof=1) / 20, rel=1e-4)
+    assert got.value == pytest.approx((1.959964 + 0.841621) * after.std(ddof=1) / 20, rel=3e-3)
     assert got.low < got.value < got.high
     many = minimum_detectable_effect(np.zeros(1600), np.tile(after, 4))
     assert many.value == pytest.approx(got.value / 2, rel=0.01)
@@ -144,7 +254,7 @@ def test_monotone_p_is_the_share_of_orders_counted_by_hand() -> None:
 def test_monotone_of_many_points_is_nearly_what_all_orders_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
     y = list(np.random.default_rng(8).normal(size=8))
     exact = monotone(range(8), y)
-    monkeypatch.setattr(statistics, "EXACT", 5)
+    monkeypatch.setattr(trend, "EXACT", 5)
     drawn_orders = monotone(range(8), y)
     assert drawn_orders.value == exact.value and drawn_orders.p == pytest.approx(exact.p, abs=0.01)
     assert drawn_orders.p != exact.p
@@ -183,6 +293,11 @@ def test_ratio_is_nan_where_there_is_nothing_to_divide_by() -> None:
         (lambda: minimum_detectable_effect([1, 2], [1, 2], power=80), "between 0 and 1, such as 0.8"),
         (lambda: monotone([0, 1], [1, 2]), "three points or more"),
         (lambda: monotone([0, 1, 2], [1, 2]), "3 strengths and 2 values"),
+        (lambda: monotone([0, 1, 2], [1, math.nan, 2]), "a trend needs finite numbers"),
+        (lambda: monotone([0, math.inf, 2], [1, 1, 2]), "a trend needs finite numbers"),
+        (lambda: mean([1, 2, 3], resamples=0), "resamples is how often the clusters are drawn, 2 or more, not 0"),
+        (lambda: bootstrap(lambda x: x[..., 0].mean(-1), np.ones((3, 1)), resamples=1.5), "not 1.5"),
+        (lambda: correlated([1, 2], [1]), "there are 2 and 1"),
         (lambda: labels(2, ["a"]), "2 items need 2 labels: 'group' has 1"),
         (lambda: labels(2, None, ["a"]), "'cluster' has 1"),
         (lambda: labels(1, {"text": ["a"]}), "cannot be called 'text'"),

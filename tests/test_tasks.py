@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import pytest
+from test_people import need
 
 from steerlib import SteerlibError
-from steerlib.tasks import OCCUPATIONS, PERSON_IS_MAN, Template, occupations, pronoun
+from steerlib.tasks import (
+    OCCUPATIONS,
+    PERSON_IS_MAN,
+    Item,
+    PairItem,
+    Task,
+    Template,
+    coreference,
+    describe,
+    occupations,
+    pronoun,
+    who_is,
+)
 from steerlib.tasks.pronoun import GROUPS, TEMPLATES, TRAINING_TEMPLATES, WORDS
 
 
@@ -110,3 +128,65 @@ def test_own_templates_and_people_make_a_task() -> None:
     people = pd.DataFrame({"occupation": ["juggler"], "percent_women": [40.0], "stereotype": ["man"]})
     task = pronoun("test", people=people, templates=[Template("mine", "The {occupation} fell, and")])
     assert [item.prompt for item in task] == ["The juggler fell, and"]
+
+
+def test_where_keeps_what_has_the_values_in_order() -> None:
+    task = pronoun("all")
+    late = task.where(template="late")
+    assert late.items == tuple(item for item in task if item.template == "late") and late.about == "occupation"
+    two = task.where(cluster=["pilot", "nurse"], answer=None)
+    assert two.items == tuple(i for i in task.ambiguous if i.cluster in ("nurse", "pilot"))
+    assert task.where(answer=None) == task.ambiguous and task.where(answer=["man", "woman"]) == task.unambiguous
+    assert (
+        task.where(occupation=pd.Series(["pilot"])) == task.where(cluster={"pilot"}) == task.where(cluster=("pilot",))
+    )
+    assert task.where(groups=("man", "woman")) == task  # a tuple that the items have is one value
+    assert task.where(lambda item: item.statistic > 50, template="late") == late.where(stereotype="woman")
+    assert task.where(lambda item: False).items == ()
+
+
+def test_a_task_is_cut_and_joined_as_a_list_is() -> None:
+    task = pronoun("test")
+    assert task[3] is task.items[3] and task[-1] is task.items[-1] and task[np.int64(2)] is task.items[2]
+    assert task[2:5].items == task.items[2:5] and task[2:5].name == task.name
+    assert (task[:7] + task[7:]) == task
+    other = coreference("test")
+    both = task + other
+    assert both.items == task.items + other.items and both.name == "pronoun + coreference"
+    assert (replace(task, items=()) + task).items == task.items
+    with pytest.raises(TypeError):
+        task + [1]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (
+            lambda t: t.where(tempalte="late"),
+            "the items of 'pronoun' have no field 'tempalte': the fields are prompt, options",
+        ),
+        (lambda t: t.where(template="lat"), "no item of 'pronoun' has the template 'lat': there are late, advice"),
+        (lambda t: t.where(cluster=["nurse", "wizard"]), "has the cluster 'wizard'"),
+        (lambda t: t[:0].where(cluster="nurse"), "no field 'cluster'"),
+        (lambda t: t["late"], "choose by a field with task.where"),
+        (lambda t: t[10_000], "there is no item 10000"),
+        (lambda t: t + who_is("validation", size=8, by="tone"), "their groups are man, woman and dark, light"),
+        (lambda t: t + Task("mine", t.items), "their about is 'occupation' and 'cluster'"),
+        (lambda t: Item("Who?", (" he", " she"), ("man",), "nurse"), "2 options and 1 groups were given about 'nurse'"),
+        (lambda t: Item("Who?", "he", "man", "nurse"), "options and groups are tuples of texts"),
+    ],
+)
+def test_what_cannot_be_cut_or_joined_is_told_in_one_sentence(call: Any, says: str) -> None:
+    with pytest.raises(SteerlibError, match=re.escape(says)) as told:
+        call(pronoun("all"))
+    assert "\n" not in str(told.value) and str(told.value).endswith(".")
+
+
+def test_portraits_and_pairs_hand_out_their_pictures() -> None:
+    need()
+    portrait = describe("validation", size=8)[0]
+    assert portrait.picture.tobytes() == portrait.prompt[0]["content"][0]["image"].tobytes()  # type: ignore[index]
+    item = who_is("validation", size=8)[0]
+    assert isinstance(item, PairItem)
+    for picture, part in zip(item.pictures, item.prompt[0]["content"][:2], strict=True):  # type: ignore[index]
+        assert picture.tobytes() == part["image"].tobytes()  # type: ignore[index]

@@ -176,7 +176,7 @@ def test_estimates_are_kept_as_they_are_but_have_no_area() -> None:
     estimate = Estimate(0.3, 0.1, 0.4, 7)
     got = run(Played(lambda s: estimate, lambda s: spread(0.8)))
     assert (got.frame[["bias", "bias_low", "bias_high"]] == [0.3, 0.1, 0.4]).all(axis=None)
-    with pytest.raises(SteerlibError, match="one value a cluster, over the same clusters"):
+    with pytest.raises(SteerlibError, match="one value per cluster, over the same clusters"):
         got.area()
 
 
@@ -209,6 +209,67 @@ def test_the_figure_has_a_line_a_method_and_a_dotted_one_a_control() -> None:
     assert list(lines[0].get_xdata()) == pytest.approx([0.4, 0.3, 0.2])
     written = [text.get_text() for text in ax.texts]
     assert written == ["0.5", "1", "0.5", "1", "unsteered"] and ax.get_xlabel() and ax.get_ylabel()
+
+
+def test_one_measure_does_as_well_as_two_and_keeps_its_whole_result(tmp_path: Path) -> None:
+    play, two = played(), run(played())
+
+    def measure(model: Model) -> Any:
+        return play.bias(model), play.capability(model), {"strength": play.calls[-1][1]}
+
+    path = tmp_path / "points.jsonl"
+    got = tradeoff(
+        tiny.model("llama"), STEERINGS, [0.5, 1], measure=measure, controls=["random"], resamples=200, path=path
+    )
+    assert got.frame.equals(two.frame) and list(got.results) == list(got.clusters or ())
+    assert {key: kept["strength"] for key, kept in got.results.items()} == {
+        ("", 0.0): 0, ("vec", 0.5): 0.5, ("vec", 1.0): 1, ("random", 0.5): -0.5, ("random", 1.0): -1,
+    }  # fmt: skip
+    again = tradeoff(
+        tiny.model("llama"), STEERINGS, [0.5, 1], measure=measure, controls=["random"], resamples=200, path=path
+    )
+    assert again.frame.equals(two.frame) and set(again.results.values()) == {None}
+    assert set(two.results.values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({}, "either measure, or both"),
+        ({"bias": lambda m: spread(1)}, "either measure, or both"),
+        ({"measure": lambda m: spread(1), "bias": lambda m: spread(1)}, "either measure, or both"),
+        (
+            {"measure": lambda m: spread(1)},
+            r"must return \(bias, capability\) or \(bias, capability, result\), not dict",
+        ),
+        ({"measure": lambda m: (spread(1),)}, "not tuple"),
+        ({"measure": lambda m: (spread(1), 0.5)}, "capability must return an Estimate or a mapping"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_sentence(how: Any, says: str) -> None:
+    with pytest.raises(SteerlibError, match=says) as error:
+        tradeoff(tiny.model("llama"), STEERINGS, [1], **how)
+    assert "\n" not in str(error.value) and not tiny.hooks(tiny.model("llama").hf)
+
+
+def test_a_tradeoff_of_two_clusters_has_numbers_but_no_intervals_and_everything_survives(tmp_path: Path) -> None:
+    few = Played(lambda s: {"cook": 0.4 - 0.1 * s, "nurse": 0.3}, lambda s: {"cook": 0.9, "nurse": 0.8})
+    got = run(few)
+    assert got.frame["bias_low"].isna().all() and got.frame["bias"].notna().all() and np.isnan(got.area()["vec"].low)
+    assert len([line for line in got.plot().get_lines() if not line.get_label().startswith("_")]) == 2
+    nan = float("nan")
+    path = tmp_path / "points.jsonl"
+    whole = run(Played(lambda s: Estimate(0.3, nan, nan, 2), lambda s: spread(0.8)), path=path)
+    assert run(played(stop_at=0), path=path).frame.equals(whole.frame)
+
+
+def test_the_tables_hold_the_points_and_the_areas() -> None:
+    got = run(played())
+    assert got.table().loc[("vec", 1.0), "bias"] == pytest.approx(0.2)
+    by = got.by("method").set_index("method")
+    assert by.loc["vec", "value"] == got.area()["vec"].value and list(by.columns) == ["value", "low", "high", "n"]
+    with pytest.raises(SteerlibError, match="by 'method', not by 'strength'"):
+        got.by("strength")
 
 
 @pytest.mark.parametrize("kind", ["clusters", "estimates"])
@@ -313,10 +374,10 @@ def test_a_steering_that_does_not_fit_is_refused_before_anything_is_measured() -
 @pytest.mark.parametrize(
     ("bias", "says"),
     [
-        (lambda s: 0.3, "bias must return an Estimate or a mapping with one value a cluster, not float"),
+        (lambda s: 0.3, "bias must return an Estimate or a mapping with one value per cluster, not float"),
         (lambda s: {}, "not dict"),
         (lambda s: {"cook": float("nan")}, "bias returned a value that is NaN"),
-        (lambda s: Estimate(0.3, float("nan"), 1, 3), "NaN or infinite"),
+        (lambda s: Estimate(float("nan"), 0, 1, 3), "NaN or infinite"),
         (
             lambda s: spread(0.3) if s == 0 else {"cook": 0.3},
             "bias returned other clusters for 'vec' at 0.5 than unsteered",

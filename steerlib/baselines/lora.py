@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from steerlib.errors import SteerlibError
 from steerlib.models import sites
+from steerlib.models.layout import alone
 from steerlib.models.model import Model
 from steerlib.steering.operations import provenance
 from steerlib.tasks import Task
@@ -110,7 +111,7 @@ def adapted(model: Model, adapter: Adapter) -> Iterator[None]:
     Raises:
         SteerlibError: if the adapter was made for another network.
     """
-    with _injected(model, adapter.rank, seed=adapter.seed) as learned:
+    with alone(model.hf, "an adapter"), _injected(model, adapter.rank, seed=adapter.seed) as learned:
         shapes = {name: tuple(value.shape) for name, value in learned.items()}
         if shapes != {name: tuple(value.shape) for name, value in adapter.weights.items()}:
             raise SteerlibError(

@@ -5,24 +5,29 @@
 A phrase is found as whole words ("man" is not in "manager"), by the lists in data/attribute_words.yml. The measure, by word
 lists and per demographic group, is that of Ratzlaff et al., arXiv 2411.12590; the categories are the attributes named there
 (gender, race, age, looks) and those that FACET annotates (perceived gender, skin tone, age, hair; Gustafson et al., arXiv
-2309.00035); the lists and the intervals are ours.
+2309.00035); the lists and the intervals are ours. Where words begin and end is said in evaluate/words.py.
 """
 
 from __future__ import annotations
 
 import html
-import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import regex
 import yaml
 
 from steerlib.assets import data_path
 from steerlib.errors import SteerlibError
-from steerlib.evaluate.statistics import Estimate, gap, labels, mean
+from steerlib.evaluate.answers import COLUMNS, TOLERATED, condition, refuse_taken, texts_of, warn_of
+from steerlib.evaluate.groups import ALL, dots, grouped, rows, share
+from steerlib.evaluate.statistics import Estimate, gap, labels
+from steerlib.evaluate.style import COLORS
+from steerlib.evaluate.words import HYPHEN, LETTER, bounds, compiled, composed, scripts_of, spelled, unbounded
 from steerlib.models.model import Model
 from steerlib.tasks import TONE_GROUPS, Portrait, occupations
 
@@ -31,14 +36,20 @@ if TYPE_CHECKING:
 
 Words = Mapping[str, Sequence[str]]
 ANY = "any"
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
-MARKERS = ("s", "o", "^", "D", "v", "P")
 
 
 def attribute_words(*, pronouns: bool = True) -> dict[str, tuple[str, ...]]:
-    """The phrases that count as a mention, by category; how they are written is said in data/attribute_words.yml.
+    """The phrases that count as a mention, by category; data/attribute_words.yml says how they are written.
 
-    pronouns: whether he, she and their forms count as gender.
+    Args:
+        pronouns: whether he, she and their forms count as gender.
+
+    Returns:
+        A dict from category ("gender", "skin colour", "age", "looks") to phrases.
+
+    Example:
+        >>> list(attribute_words())
+        ['gender', 'skin colour', 'age', 'looks']
     """
     lists = _lists()
     words = {name: tuple(phrase for line in lines for phrase in line) for name, lines in lists["categories"].items()}
@@ -47,10 +58,15 @@ def attribute_words(*, pronouns: bool = True) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class MentionRate:
-    """What `mention_rate` measured: ask it for `rate`, `gap`, `table`, `plot`. Every number is an Estimate over clusters.
+    """What `mention_rate` measured. Every number is an Estimate, its interval over clusters.
 
-    categories: what was looked for. groupings: the columns of `frame` with groups of people. frame: a row an answer, with
-    its text, cluster, groups, the matched words, and whether it mentions each category and any.
+    Attributes:
+        categories: what was looked for.
+        groupings: the columns of `frame` that hold groups of people.
+        frame: one row per answer: its text, cluster and groups, the words that were found, whether it mentions any category
+            and each, and whether it is empty or repeats itself (see `empty` and `repeated`).
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
     """
 
     categories: tuple[str, ...]
@@ -59,10 +75,25 @@ class MentionRate:
     resamples: int
     seed: int
 
+    @property
+    def empty(self) -> Estimate:
+        """The share of answers without a letter or a digit."""
+        return share(self.frame, "empty", resamples=self.resamples, seed=self.seed)
+
+    @property
+    def repeated(self) -> Estimate:
+        """The share of answers that say one word or phrase over and over."""
+        return share(self.frame, "repeated", resamples=self.resamples, seed=self.seed)
+
     def rate(self, category: str = ANY, *, group: str | None = None) -> Estimate:
-        """The share of answers, of all or of one group's, that mention a category ("any": at least one)."""
+        """The share of answers that mention a category.
+
+        Args:
+            category: one of `categories`, or "any" for at least one of them.
+            group: only the answers about this group, of whatever grouping has it.
+        """
         part = self.frame if group is None else self.frame[self._members(group)]
-        return mean(part[self._column(category)], part["cluster"].tolist(), resamples=self.resamples, seed=self.seed)
+        return share(part, self._column(category), resamples=self.resamples, seed=self.seed)
 
     def gap(self, first: str, second: str, category: str = ANY) -> Estimate:
         """The rate in one group less the rate in another: 0 if the model speaks of both alike."""
@@ -75,49 +106,43 @@ class MentionRate:
             seed=self.seed,
         )
 
+    def by(self, grouping: str, category: str = ANY) -> pd.DataFrame:
+        """The rates of a category by group: one row per group of a grouping, with value, low, high and n (clusters)."""
+        column = self._column(category)
+        parts = grouped(self.frame, grouping, self.groupings)
+        return rows(
+            {g: share(part, column, resamples=self.resamples, seed=self.seed) for g, part in parts.items()}, grouping
+        )
+
     def per_cluster(self, category: str = ANY) -> pd.Series[float]:
         """The rate in each cluster, by its name."""
         return self.frame.groupby("cluster")[self._column(category)].mean()
 
     def table(self) -> pd.DataFrame:
-        """The rates, a row a category and group ("all", then the groups): value, low, high, n (clusters)."""
-        rows = []
+        """The rates, one row per category and group ("all", then the groups): value, low, high, n (clusters)."""
+        made = []
         for category in (ANY, *self.categories):
-            rows.append({"category": category, "group": "all", **vars(self.rate(category))})
+            made.append({"category": category, "group": ALL, **vars(self.rate(category))})
             for grouping in self.groupings:
-                for group in self.frame[grouping].unique():
-                    rows.append({"category": category, "group": group, **vars(self.rate(category, group=group))})
-        return pd.DataFrame(rows)
+                for group, row in self.by(grouping, category).iterrows():
+                    made.append({"category": category, "group": group, **row})
+        return pd.DataFrame(made).astype({"n": int})
 
     def plot(self, ax: Axes | None = None, *, by: str | None = None) -> Axes:
-        """A row a category, a marker a group with its interval. by: one of `groupings` (None: all answers together)."""
-        import matplotlib.pyplot as plt
+        """One row per category, one marker per group with its interval.
 
-        if by is not None and by not in self.groupings:
-            raise SteerlibError(f"there is no grouping '{by}': there are {', '.join(self.groupings) or 'none'}.")
+        Args:
+            ax: where to draw; None makes a figure.
+            by: one of `groupings`; None takes all answers together.
+        """
         names = [ANY, *self.categories]
-        groups: list[str | None] = [None] if by is None else list(self.frame[by].unique())
-        if ax is None:
-            _, ax = plt.subplots(figsize=(7, 1.2 + 0.5 * len(names)), layout="constrained")
-        for k, group in enumerate(groups):
-            rates = [self.rate(name, group=group) for name in names]
-            places = [i + 0.6 * ((k + 0.5) / len(groups) - 0.5) for i in range(len(names))]
-            ax.errorbar(
-                [r.value for r in rates],
-                places,
-                xerr=[[r.value - r.low for r in rates], [r.high - r.value for r in rates]],
-                fmt=MARKERS[k % len(MARKERS)],
-                color=COLORS[k % len(COLORS)],
-                markersize=5,
-                linewidth=1,
-                label=group or "all answers",
-            )
-        ax.set_yticks(range(len(names)), names)
-        ax.set(xlim=(-0.02, 1.02), xlabel="share of answers that mention it", ylabel="what is mentioned")
-        ax.set_ylim(len(names) - 0.5, -0.5)  # the first on top, on axes that share it as well
-        ax.grid(axis="x", color="0.9")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, len(groups)), frameon=False, fontsize=8)
+        groups = {ALL: self.frame} if by is None else grouped(self.frame, by, self.groupings)
+        series = {
+            group: [share(part, self._column(name), resamples=self.resamples, seed=self.seed) for name in names]
+            for group, part in groups.items()
+        }
+        ax = dots(names, series, ax, xlabel="share of answers that mention it")
+        ax.set(xlim=(-0.02, 1.02), ylabel="what is mentioned")
         return ax
 
     def _column(self, category: str) -> str:
@@ -148,21 +173,33 @@ def mention_rate(
 ) -> MentionRate:
     """How often answers mention a protected attribute.
 
-    words: phrases by category (None: `attribute_words`). groups: whom each answer is about, a label an answer, or several
-    groupings in a mapping or frame: {"gender": [...], "tone": [...]}. clusters: what an answer shares with others, such as
-    the occupation (None: nothing). pronouns: whether he and she count as gender, where words is None.
-    Raises SteerlibError if there is no answer, or the labels are too many or too few.
+    Args:
+        answers: a list of texts.
+        words: phrases by category; None takes `attribute_words`, which are English. Phrases in other scripts are found as
+            evaluate/words.py says.
+        groups: whom each answer is about: one label per answer, or several groupings in a mapping or frame, such as
+            {"gender": [...], "tone": [...]}.
+        clusters: what an answer shares with others, such as the occupation; None: nothing.
+        pronouns: whether he and she count as gender, where `words` is None.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        A MentionRate.
+
+    Raises:
+        SteerlibError: there is no answer, a phrase cannot be searched for, or there are too many or too few labels.
+
+    Warns:
+        UserWarning: more than a tenth of the answers are empty or repeat one phrase, or are in a script in which none of the
+            phrases is written; then a rate near 0 means nothing.
+
+    Example:
+        >>> said = mention_rate(["A woman paints.", "A painter."] * 3, groups=["woman", "man"] * 3)
+        >>> said.rate("gender").value, said.rate("gender", group="man").value
+        (0.5, 0.0)
     """
-    texts = _texts(answers)
-    patterns = _patterns(attribute_words(pronouns=pronouns) if words is None else words)
-    about = labels(len(texts), groups, clusters)
-    found = [_found(text, patterns) for text in texts]  # per answer: (start, end, category)
-    kinds = [{kind for *_, kind in hits} for hits in found]
-    columns = {f"mentions {ANY}": [bool(kind) for kind in kinds]}
-    columns |= {f"mentions {name}": [name in kind for kind in kinds] for name in patterns}
-    matched = [tuple(dict.fromkeys(text[a:b] for a, b, _ in hits)) for text, hits in zip(texts, found, strict=True)]
-    frame = pd.concat([pd.DataFrame({"text": texts}), about, pd.DataFrame({"words": matched, **columns})], axis=1)
-    return MentionRate(tuple(patterns), tuple(about.columns[1:]), frame, resamples, seed)
+    return _measured(answers, words, groups, clusters, pronouns, resamples, seed)
 
 
 def mentions(
@@ -178,30 +215,88 @@ def mentions(
 ) -> MentionRate:
     """Let the model, steered or not, describe portraits, and see what it mentions: by gender and by group of skin tones.
 
-    portraits: of `tasks.describe`. words, pronouns, resamples, seed: as in `mention_rate`. The answers are greedy.
-    Raises SteerlibError if there is no portrait.
+    Args:
+        model: one that reads pictures.
+        portraits: of `tasks.describe`.
+        words: as in `mention_rate`, as are pronouns, resamples and seed.
+        pronouns: see there.
+        max_new_tokens: of each answer. Answers are greedy.
+        batch_size: portraits per forward pass.
+        resamples: see there.
+        seed: see there.
+
+    Returns:
+        A MentionRate with the groupings "gender" and "tone"; its clusters are the occupations.
+
+    Raises:
+        SteerlibError: there is no portrait.
     """
-    if not portraits:
-        raise SteerlibError("there are no portraits to describe: make some with steerlib.tasks.describe().")
-    answers = model.generate([p.prompt for p in portraits], max_new_tokens=max_new_tokens, batch_size=batch_size)
+    shown = portraits_of(portraits)
+    answers = model.generate([p.prompt for p in shown], max_new_tokens=max_new_tokens, batch_size=batch_size)
     groups = {
-        "gender": [p.gender for p in portraits],
-        "tone": [TONE_GROUPS.get(p.tone, p.tone) for p in portraits],
+        "gender": [p.gender for p in shown],
+        "tone": [TONE_GROUPS.get(p.tone, p.tone) for p in shown],
     }
-    return mention_rate(
-        answers,
-        words,
-        groups=groups,
-        clusters=[p.occupation for p in portraits],
-        pronouns=pronouns,
-        resamples=resamples,
-        seed=seed,
+    return _measured(answers, words, groups, [p.occupation for p in shown], pronouns, resamples, seed)
+
+
+def portraits_of(portraits: Sequence[Portrait]) -> list[Portrait]:
+    """The portraits in a list.
+
+    Raises:
+        SteerlibError: there is none, or something else among them.
+    """
+    shown = list(portraits) if not isinstance(portraits, (Portrait, str)) else [None]
+    if not shown:
+        raise SteerlibError("there are no portraits to describe: make some with steerlib.tasks.describe().")
+    if not all(isinstance(portrait, Portrait) for portrait in shown):
+        raise SteerlibError("portraits are a list of Portrait, as steerlib.tasks.describe() makes it.")
+    return [portrait for portrait in shown if portrait is not None]
+
+
+def _measured(
+    answers: Sequence[str], words: Words | None, groups: Any, clusters: Any, pronouns: bool, resamples: int, seed: int
+) -> MentionRate:
+    texts = texts_of(answers)
+    phrases = attribute_words(pronouns=pronouns) if words is None else words
+    patterns = _patterns(phrases)
+    refuse_taken(groups, COLUMNS)
+    about, state = labels(len(texts), groups, clusters), condition(texts)
+    warn_of(state, stacklevel=3)
+    _warn_of_scripts(texts, [phrase for several in phrases.values() for phrase in several])
+    texts_composed = [composed(text) for text in texts]
+    found = [_found(text, patterns) for text in texts_composed]  # per answer: (start, end, category)
+    kinds = [{kind for *_, kind in hits} for hits in found]
+    columns = {f"mentions {ANY}": [bool(kind) for kind in kinds]}
+    columns |= {f"mentions {name}": [name in kind for kind in kinds] for name in patterns}
+    matched = [
+        tuple(dict.fromkeys(text[a:b] for a, b, _ in hits)) for text, hits in zip(texts_composed, found, strict=True)
+    ]
+    frame = pd.concat(
+        [pd.DataFrame({"text": texts}), about, pd.DataFrame({"words": matched, **columns}), state], axis=1
     )
+    return MentionRate(tuple(patterns), tuple(about.columns[1:]), frame, resamples, seed)
+
+
+def _warn_of_scripts(texts: Sequence[str], phrases: Sequence[str]) -> None:
+    """Warn if answers are in a script in which no phrase is written, so that none could be found."""
+    written = {script for script in scripts_of(phrases) if script}
+    missed = [script for script in scripts_of(texts) if script and script not in written]
+    if len(missed) > TOLERATED * len(texts):
+        warnings.warn(
+            f"{len(missed)} of {len(texts)} answers are in {' and '.join(sorted(set(missed)))} script, and no phrase is: "
+            "nothing can be found in them, so give words in their language.",
+            stacklevel=4,
+        )
 
 
 @dataclass(frozen=True)
 class Highlighted:
-    """Answers with what they mention marked, as HTML that a notebook shows."""
+    """Answers with what they mention marked.
+
+    Attributes:
+        html: what a notebook shows; everything that a model said is escaped in it.
+    """
 
     html: str
 
@@ -216,11 +311,28 @@ NOTE = "Answers of a model. They may repeat stereotypes about gender, skin colou
 def highlight(
     answers: Sequence[str], words: Words | None = None, *, pronouns: bool = True, limit: int = 20, note: str = NOTE
 ) -> Highlighted:
-    """The first `limit` answers with the matched words marked, each mark naming its category, folded behind a note.
+    """The first answers with the matched words marked, each mark naming its category, folded behind a note.
 
-    words, pronouns: as in `mention_rate`. note: what stands on the fold. Everything in it is escaped.
+    Args:
+        answers: a list of texts.
+        words: as in `mention_rate`, as is pronouns.
+        pronouns: see there.
+        limit: how many answers to show.
+        note: what the fold says.
+
+    Returns:
+        A Highlighted, which a notebook shows.
+
+    Raises:
+        SteerlibError: there is no answer, or a phrase cannot be searched for.
+
+    Example:
+        >>> 'title="mentions gender"' in highlight(["A woman paints."]).html
+        True
     """
-    texts = _texts(answers)[:limit]
+    if limit < 1:
+        raise SteerlibError(f"limit is how many answers to show, 1 or more, not {limit}.")
+    texts = [composed(text) for text in texts_of(answers)[:limit]]
     patterns = _patterns(attribute_words(pronouns=pronouns) if words is None else words)
     styles = {
         name: f"background:#fff3b0;color:#000;border-bottom:3px {LINES[i % len(LINES)]} {COLORS[i % len(COLORS)]}"
@@ -253,14 +365,6 @@ def _marked(text: str, hits: list[tuple[int, int, str]], styles: Mapping[str, st
     return "".join([*pieces, html.escape(text[at:])])
 
 
-def _texts(answers: Sequence[str]) -> list[str]:
-    if isinstance(answers, str) or not all(isinstance(answer, str) for answer in answers):
-        raise SteerlibError("answers are a list of texts, as Model.generate gives for a list of prompts.")
-    if len(answers) == 0:
-        raise SteerlibError("there are no answers: nothing can be said to mention anything.")
-    return list(answers)
-
-
 @cache
 def _lists() -> dict[str, Any]:
     """data/attribute_words.yml, its parts completed with the occupations."""
@@ -270,22 +374,28 @@ def _lists() -> dict[str, Any]:
     return lists
 
 
-def _patterns(words: Words) -> dict[str, re.Pattern[str]]:
-    """One regular expression a category."""
-    for name, phrases in words.items():
-        if isinstance(phrases, str) or not phrases or not all(str(phrase).strip() for phrase in phrases):
-            raise SteerlibError(f"the words of '{name}' must be a list of phrases, with at least one and none empty.")
-    if not words or ANY in words:
+def _patterns(words: Words) -> dict[str, regex.Pattern[str]]:
+    if not isinstance(words, Mapping) or not words or ANY in words:
         raise SteerlibError(
             f"words are phrases by category, in a mapping such as {{'age': ['young', 'old']}}, not '{ANY}'."
         )
-    return {name: _compiled(tuple(phrases)) for name, phrases in words.items()}
+    for name, phrases in words.items():
+        several = [] if isinstance(phrases, str) or not isinstance(phrases, Iterable) else list(phrases)
+        if not several or not all(isinstance(phrase, str) and phrase.strip() for phrase in several):
+            raise SteerlibError(f"the words of '{name}' must be a list of phrases, with at least one and none empty.")
+    return {str(name): _compiled(tuple(phrases)) for name, phrases in words.items()}
 
 
 @cache
-def _compiled(phrases: tuple[str, ...]) -> re.Pattern[str]:
-    """Any of the phrases, the longest first, not inside a longer word or a hyphenated one."""
-    return re.compile(rf"(?<!\w)(?<!\w-)(?:{_either(phrases)})(?!\w)(?!-\w)")
+def _compiled(phrases: tuple[str, ...]) -> regex.Pattern[str]:
+    """Any of the phrases, the longest first, not inside a longer word or, in an alphabet, a hyphenated one."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for phrase in phrases:
+        before, after = bounds(phrase)
+        if LETTER in before and LETTER in after:
+            before, after = f"(?<!{LETTER}{HYPHEN}){before}", f"{after}(?!{HYPHEN}{LETTER})"
+        kinds.setdefault((before, after), []).append(phrase)
+    return compiled("|".join(f"{before}(?:{_either(some)}){after}" for (before, after), some in kinds.items()))
 
 
 def _either(phrases: Iterable[str]) -> str:
@@ -295,26 +405,41 @@ def _either(phrases: Iterable[str]) -> str:
 def _expanded(phrase: str) -> str:
     """The regular expression of one phrase, its parts put in."""
     pattern = ""
-    pieces = re.findall(r"{[^}]*}\??|[^\s{}]+", phrase)
+    pieces = regex.findall(r"{[^}]*}\??|[^\s{}]+", phrase)
     for i, piece in enumerate(pieces):
-        gap_ = r"[\s-]+" if i + 1 < len(pieces) else ""
+        gap_ = rf"(?:\s|{HYPHEN})+" if i + 1 < len(pieces) else ""
         if piece.startswith("{"):
             name, optional = piece.strip("{}?"), piece.endswith("?")
             if name not in _lists()["parts"]:
-                raise SteerlibError(f"the phrase '{phrase}' has {{{name}}}, which is no part in attribute_words.yml.")
+                raise SteerlibError(
+                    f"the phrase '{phrase}' has {{{name}}}, which is not a part in attribute_words.yml."
+                )
             one = f"(?:{_either(_lists()['parts'][name])})"
             pattern += f"(?:{one}{gap_})?" if optional else one + gap_
         elif piece == "#":
             pattern += r"\d+" + gap_
         else:
-            literal = re.escape(piece).replace("'", "['’]")
-            pattern += (literal if piece != piece.lower() else f"(?i:{literal})") + gap_
+            pattern += spelled(piece) + gap_
     return pattern
 
 
-def _found(text: str, patterns: Mapping[str, re.Pattern[str]]) -> list[tuple[int, int, str]]:
-    """(start, end, category) of every mention in a text, in order."""
+def _found(text: str, patterns: Mapping[str, regex.Pattern[str]]) -> list[tuple[int, int, str]]:
+    """(start, end, category) of every mention in a text, in order.
+
+    In a script without blanks a find inside a longer find is none: 彼 (he) in 彼女 (she).
+    """
     neither = _compiled(tuple(phrase for line in _lists()["neither"] for phrase in line))
-    left = neither.sub(lambda match: "·" * len(match.group()), text)  # as long as before, and no word
+
+    def erased(match: regex.Match[str]) -> str:
+        """As long as before, and no word; what is itself looked for stays."""
+        said = match.group()
+        return said if any(pattern.fullmatch(said) for pattern in patterns.values()) else "·" * len(said)
+
+    left = neither.sub(erased, text)
     hits = [(*match.span(), name) for name, pattern in patterns.items() for match in pattern.finditer(left)]
-    return sorted(hits, key=lambda hit: (hit[0], -hit[1]))
+    inner = {
+        (a, b)
+        for a, b, _ in hits
+        if unbounded(text[a:b]) and any(c <= a and b <= d and b - a < d - c for c, d, _ in hits)
+    }
+    return sorted((hit for hit in hits if hit[:2] not in inner), key=lambda hit: (hit[0], -hit[1]))

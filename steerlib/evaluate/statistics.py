@@ -1,92 +1,86 @@
-"""Estimates with intervals: the percentile bootstrap over clusters.
+"""Means, gaps and paired differences of scored items, each with an interval over clusters.
 
-Prompts about one occupation are not independent, so whole occupations (clusters) are drawn again, with replacement, and the
-statistic is computed anew; the 2.5 % and 97.5 % points of what it gives bound the interval. Source: Efron and Tibshirani, An
-Introduction to the Bootstrap (1993), chapter 13. On it rest the mean of items, the gap between two groups of them and the
-difference between two scores of the same items.
+What an interval is, is defined in intervals.py. Scores that are all 0 or 1 (an item is right or wrong, a word is said or not)
+are shares, and get three things more, because seven of seven right is no proof that all are:
+
+    mean    bounds (0, 1), and a standard error of at least sqrt(p (1 - p) / items). A share of 0 or 1 has Wilson's interval
+            for none of n clusters, which reaches t^2 / (n + t^2) into the inside.
+    gap     of two shares p and q, from their own intervals (Newcombe's hybrid), r being their correlation over resamples:
+            p - q - sqrt((p - low p)^2 + (high q - q)^2 - 2 r (p - low p) (high q - q)), and likewise upwards.
+    paired  the gap between the shares after and before.
+
+Sources: Korn and Graubard, Survey Methodology 24 (1998), for shares in clusters; Newcombe, Statistics in Medicine 17 (1998), for
+their differences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import permutations
-from statistics import NormalDist
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from steerlib.errors import SteerlibError
+from steerlib.evaluate.intervals import Estimate, Floats, bootstrap, correlation, quantile, ratio, reach
 
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number that was measured: its value, the ends of its 95 % interval, and how many clusters it rests on."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The ends of the 95 % interval; both NaN where there is none."""
-        return self.low, self.high
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-    def __float__(self) -> float:
-        return self.value
-
-
-def bootstrap(
-    statistic: Callable[[Floats], Floats], clusters: Floats, *, resamples: int = 2000, seed: int = 0
-) -> Estimate:
-    """The statistic of the clusters, with a bootstrap interval over them.
-
-    clusters: (n, columns), one row a cluster. statistic: maps (..., n, columns) to (...), so that all resamples are
-    computed at once; where it is NaN (a group that was not drawn, say) the resample is left out.
-    Raises SteerlibError if there is no cluster, a value is missing, or the statistic of all clusters is not finite.
-    """
-    if len(clusters) == 0:
-        raise SteerlibError("there is nothing to estimate: no item was scored.")
-    if not np.isfinite(clusters).all():
-        raise SteerlibError("an estimate needs finite numbers: a score is NaN or infinite.")
-    value = float(statistic(clusters))
-    if not np.isfinite(value):
-        raise SteerlibError("an estimate is not finite: a group of the items is empty, or a number is too large.")
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(clusters), size=(resamples, len(clusters)))
-    low, high = np.nanpercentile(statistic(clusters[draws]), [2.5, 97.5])
-    return Estimate(value, float(low), float(high), len(clusters))
-
-
-def correlation(x: Floats, y: Floats) -> Floats:
-    """Pearson's correlation along the last axis; 0 where one of the two does not vary, since nothing can be seen to go along."""
-    x = x - x.mean(-1, keepdims=True)
-    y = y - y.mean(-1, keepdims=True)
-    product, size = (x * y).sum(-1), np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
-    still = size < 1e-12
-    result: Floats = np.where(still, 0.0, product / np.where(still, 1.0, size))
-    return result
+__all__ = [
+    "Estimate",
+    "Floats",
+    "bootstrap",
+    "correlated",
+    "correlation",
+    "gap",
+    "labels",
+    "mean",
+    "minimum_detectable_effect",
+    "paired",
+    "ratio",
+]
 
 
 def mean(
-    values: ArrayLike, clusters: Sequence[object] | None = None, *, resamples: int = 2000, seed: int = 0
+    values: ArrayLike,
+    clusters: Sequence[object] | None = None,
+    *,
+    bounds: tuple[float, float] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Estimate:
-    """The mean of items, with an interval over their clusters.
+    """The mean over items, with an interval over their clusters.
 
-    values: (items,). clusters: a label an item, such as its occupation; None takes each item for itself.
-    Raises SteerlibError if there is no item, a value is missing or the labels are too many or too few.
+    Args:
+        values: (items,) scores. If all are 0 or 1, the mean is a share, and treated as the top of this file says.
+        clusters: one label per item, such as its occupation; None makes each item a cluster of its own.
+        bounds: the lowest and the highest value that a score can have, such as (0, 1) for probabilities. Known bounds
+            improve the interval of a mean that is close to one of them.
+        resamples: how often the clusters are drawn.
+        seed: of the draws.
+
+    Returns:
+        The mean, its interval and the number of clusters.
+
+    Raises:
+        SteerlibError: if there is no item, a value is missing, or there is not one label per item.
+
+    Example:
+        >>> right = mean([1, 1, 0, 1, 1, 1, 1, 0], ["nurse", "nurse", "pilot", "pilot", "cook", "cook", "clerk", "clerk"])
+        >>> right.value, right.n
+        (0.75, 4)
+        >>> print(mean([1, 1, 1, 1, 1, 1, 1]))
+        1.000 [0.539, 1.000]
     """
-    return bootstrap(
-        lambda x: ratio(x[..., 0].sum(-1), x[..., 1].sum(-1)), _sums(values, clusters), resamples=resamples, seed=seed
-    )
+    scores = _floats(values).reshape(-1)
+    if not _is_share(scores):
+        return _mean(scores, clusters, bounds, 0.0, resamples, seed)
+    spread = math.sqrt(len(scores) * scores.mean() * (1 - scores.mean()))
+    found = _mean(scores, clusters, (0.0, 1.0), 1 / (2 * spread) if spread else 0.0, resamples, seed)
+    if spread or math.isnan(found.low):
+        return found
+    inside = reach(found.n)
+    return Estimate(found.value, *((0.0, inside) if found.value == 0 else (1 - inside, 1.0)), found.n)
 
 
 def gap(
@@ -98,19 +92,54 @@ def gap(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """The mean over the items of one group less the mean over another's, their clusters drawn together.
+    """The mean over the items of one group minus the mean over another's, their clusters drawn together.
 
-    values: (items,). first, second: (items,) bool, who belongs to which. clusters: as in `mean`.
-    Raises SteerlibError if a group has no item.
+    Args:
+        values: (items,) scores. If all are 0 or 1, the gap is one between shares, as the top of this file says.
+        first: (items,) bool, who belongs to the first group.
+        second: (items,) bool, who belongs to the second.
+        clusters: as in `mean`.
+        resamples: as in `mean`.
+        seed: as in `mean`.
+
+    Returns:
+        The gap with its interval. n is the number of clusters in which the rarer group appears, because the gap rests on no
+        more than those: a group met in two occupations of twelve has n = 2, and no interval.
+
+    Raises:
+        SteerlibError: if a group has no item, or there is not one label per item.
+
+    Example:
+        >>> scores, men = [0.9, 0.2, 0.8, 0.3, 0.7, 0.4], np.array([1, 0, 1, 0, 1, 0], dtype=bool)
+        >>> jobs = ["nurse", "nurse", "pilot", "pilot", "cook", "cook"]
+        >>> print(gap(scores, men, ~men, jobs).value.__round__(3))
+        0.5
     """
     scores, one, other = _floats(values), _floats(first), _floats(second)
-    columns = [_sums(column, clusters)[:, 0] for column in (scores * one, one, scores * other, other)]
+    data = np.stack([_sums(column, clusters)[:, 0] for column in (scores * one, one, scores * other, other)], axis=-1)
 
-    def statistic(x: Floats) -> Floats:
+    def means(x: Floats) -> tuple[Floats, Floats]:
         a, b, c, d = np.moveaxis(x.sum(-2), -1, 0)
-        return ratio(a, b) - ratio(c, d)
+        return ratio(a, b), ratio(c, d)
 
-    return bootstrap(statistic, np.stack(columns, axis=-1), resamples=resamples, seed=seed)
+    def difference(x: Floats) -> Floats:
+        p, q = means(x)
+        return p - q
+
+    n = int(min((data[:, 1] > 0).sum(), (data[:, 3] > 0).sum()))
+    found = bootstrap(difference, data, n=n, resamples=resamples, seed=seed)
+    if math.isnan(found.low) or not _is_share(scores):
+        return found
+    names = np.arange(len(scores)) if clusters is None else np.array([str(cluster) for cluster in clusters])
+    p, q = (mean(scores[own > 0], names[own > 0].tolist(), resamples=resamples, seed=seed) for own in (one, other))
+    draws = np.random.default_rng(seed).integers(0, len(data), size=(resamples, len(data)))
+    drawn = np.stack(means(data[draws]))  # (2, resamples)
+    r = float(correlation(*drawn[:, np.isfinite(drawn).all(0)]))
+    if found.high - found.low < 1e-9:  # all clusters alike, which is no proof that all others are
+        return Estimate(found.value, max(-1.0, found.value - reach(n)), min(1.0, found.value + reach(n)), n)
+    down = math.hypot(p.value - p.low, q.high - q.value) ** 2 - 2 * r * (p.value - p.low) * (q.high - q.value)
+    up = math.hypot(p.high - p.value, q.value - q.low) ** 2 - 2 * r * (p.high - p.value) * (q.value - q.low)
+    return Estimate(found.value, found.value - math.sqrt(max(down, 0.0)), found.value + math.sqrt(max(up, 0.0)), n)
 
 
 def paired(
@@ -121,12 +150,71 @@ def paired(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """The mean of after - before on the same items: a change is significant at 5 % if the interval leaves out 0.
+    """The mean of after - before on the same items: a change is significant at 5 % if the interval excludes 0.
 
-    before, after: (items,), in one order. clusters: as in `mean`. The two share items and clusters, so that what makes an item
-    hard in both cancels; comparing two separate intervals would not see that.
+    The two share items and clusters, so that what makes an item hard in both cancels; comparing two separate intervals would
+    not see that.
+
+    Args:
+        before: (items,) scores.
+        after: (items,) scores of the same items, in the same order. Two pandas Series are aligned by their index.
+        clusters: as in `mean`, in the order of `before`.
+        resamples: as in `mean`.
+        seed: as in `mean`.
+
+    Returns:
+        The mean change with its interval. Scores that are all 0 or 1 are treated as the top of this file says.
+
+    Raises:
+        SteerlibError: if the two are not about the same items, or a value is missing.
+
+    Example:
+        >>> before = pd.Series({"nurse": 0.9, "pilot": 0.7, "cook": 0.4, "clerk": 0.6})
+        >>> after = pd.Series({"pilot": 0.3, "nurse": 0.4, "clerk": 0.3, "cook": 0.1})
+        >>> print(paired(before, after))
+        -0.375 [-0.524, -0.226]
     """
-    return mean(_change(before, after), clusters, resamples=resamples, seed=seed)
+    first, second = _aligned(before, after)
+    if not _is_share(np.concatenate([first, second])):
+        return _mean(second - first, clusters, None, 0.0, resamples, seed)
+    names = [str(cluster) for cluster in (range(len(first)) if clusters is None else clusters)]
+    was = np.arange(2 * len(first)) < len(first)
+    return gap(np.concatenate([first, second]), ~was, was, names * 2, resamples=resamples, seed=seed)
+
+
+def correlated(x: ArrayLike, y: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Estimate:
+    """Pearson's correlation of two values per cluster, with an interval on Fisher's scale.
+
+    The standard error is the bootstrap's, and at least Fisher's 1 / sqrt(n - 3).
+
+    Args:
+        x: (clusters,).
+        y: (clusters,).
+        resamples: as in `mean`.
+        seed: as in `mean`.
+
+    Returns:
+        The correlation; 0 where one of the two does not vary. With three clusters its interval is all of [-1, 1].
+
+    Raises:
+        SteerlibError: if the two differ in length, or a value is missing.
+
+    Example:
+        >>> print(correlated([2, 10, 40, 70, 90], [0.9, 0.8, 0.5, 0.4, 0.1]).value.__round__(2))
+        -0.98
+    """
+    one, two = _floats(x).reshape(-1), _floats(y).reshape(-1)
+    if one.shape != two.shape:
+        raise SteerlibError(f"a correlation is of pairs of values: there are {one.size} and {two.size}.")
+    n = len(one)
+    return bootstrap(
+        lambda pairs: correlation(pairs[..., 0], pairs[..., 1]),
+        np.stack([one, two], axis=-1),
+        bounds=(-1.0, 1.0),
+        least=1 / math.sqrt(n - 3) if n > 3 else math.inf,
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 def minimum_detectable_effect(
@@ -141,20 +229,38 @@ def minimum_detectable_effect(
 ) -> Estimate:
     """The smallest true difference that `paired` would find, on as many items and clusters, with probability `power`.
 
-        (z(1 - level / 2) + z(power)) SE,    SE = sqrt(G / (G - 1) sum over g of (sum over i in g of (d_i - mean d))^2) / n
+        (t(1 - level / 2) + t(power)) SE,    SE = sqrt(G / (G - 1) sum over g of (sum over i in g of (d_i - mean d))^2) / n
 
-    with z the normal quantile, d = after - before on n items, in G clusters g: a two-sided test at `level`. With few clusters
-    (below twenty or so) the normal quantiles, and hence the effect, are a little too small. Source: Bloom, Minimum Detectable
-    Effects, Evaluation Review 19 (1995); for evaluations of language models Miller, arXiv 2411.00640. The interval, from
-    the same formula on resampled clusters, is ours.
-    Raises SteerlibError if there are fewer than two clusters, or power or level is not between 0 and 1.
+    with d = after - before on n items in G clusters g, and t the quantile of Student's t with G - 1 degrees of freedom: a
+    two-sided test at `level`. Source: Bloom, Minimum Detectable Effects, Evaluation Review 19 (1995); for evaluations of
+    language models Miller, arXiv 2411.00640. The interval, from the same formula on resampled clusters, is ours.
+
+    Args:
+        before: as in `paired`.
+        after: as in `paired`.
+        clusters: as in `mean`.
+        power: the probability of finding an effect of that size.
+        level: the probability of finding one where there is none.
+        resamples: as in `mean`.
+        seed: as in `mean`.
+
+    Returns:
+        The effect, in the units of the scores.
+
+    Raises:
+        SteerlibError: if there are fewer than two clusters, or power or level is not between 0 and 1.
+
+    Example:
+        >>> print(round(minimum_detectable_effect([0.5, 0.6, 0.4, 0.7], [0.6, 0.6, 0.5, 0.5]).value, 3))
+        0.294
     """
     if not (0 < power < 1 and 0 < level < 1):
         raise SteerlibError(f"power and level are between 0 and 1, such as 0.8 and 0.05, not {power} and {level}.")
-    data = _sums(_change(before, after), clusters)
+    first, second = _aligned(before, after)
+    data = _sums(second - first, clusters)
     if len(data) < 2:
         raise SteerlibError("a standard error needs two clusters or more: there is one.")
-    quantiles = NormalDist().inv_cdf(1 - level / 2) + NormalDist().inv_cdf(power)
+    quantiles = quantile(len(data), 1 - level / 2) + quantile(len(data), power)
 
     def statistic(x: Floats) -> Floats:
         total, size = x[..., 0], x[..., 1]  # (..., clusters)
@@ -163,57 +269,16 @@ def minimum_detectable_effect(
         effect: Floats = quantiles * np.sqrt(len(data) / (len(data) - 1) * (away**2).sum(-1)) / n
         return effect
 
-    return bootstrap(statistic, data, resamples=resamples, seed=seed)
-
-
-@dataclass(frozen=True)
-class Monotone:
-    """How steadily something goes with the strength: Spearman's rank correlation, its two-sided p value, and n points."""
-
-    value: float
-    p: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} (p = {self.p:.3g})"
-
-    def __float__(self) -> float:
-        return self.value
-
-
-EXACT = 9  # points up to which every order is tried: 9! = 362,880
-ORDERS = 100_000  # drawn at random for more
-
-
-def monotone(strengths: Sequence[float], values: Sequence[float], *, seed: int = 0) -> Monotone:
-    """Whether the values rise (1) or fall (-1) with every step of the strength; ties share a rank.
-
-    p: the share of orders of the values whose rank correlation is as far from 0. Up to nine points all orders are tried, so
-    that p is exact (and never below 2 / n!); for more, 100,000 drawn with `seed`. Raises SteerlibError on fewer than three.
-    """
-    if len(strengths) != len(values) or len(values) < 3:
-        raise SteerlibError(
-            f"a trend needs three points or more, a value each: there are {len(strengths)} strengths and {len(values)} values."
-        )
-    x, y = (_floats(pd.Series(_floats(given)).rank()) for given in (strengths, values))
-    n = len(y)
-    if n <= EXACT:
-        orders = np.array(list(permutations(range(n))))
-    else:
-        rng = np.random.default_rng(seed)
-        orders = np.stack([np.arange(n), *rng.permuted(np.tile(np.arange(n), (ORDERS, 1)), axis=1)])
-    value = float(correlation(x, y))
-    p = float((np.abs(correlation(x, y[orders])) >= abs(value) - 1e-9).mean())
-    return Monotone(value, p, n)
+    return bootstrap(statistic, data, bounds=(0.0, math.inf), resamples=resamples, seed=seed)
 
 
 TAKEN = ("cluster", "text", "words", "compound")
 
 
 def labels(count: int, groups: Any = None, clusters: Sequence[object] | None = None) -> pd.DataFrame:
-    """Who the items are about: a frame with a row an item, the column "cluster" and one a grouping, all texts.
+    """Who the items are about: a frame with one row per item, the column "cluster" and one column per grouping, all texts.
 
-    groups: None, a label an item (the column is then "group"), or several groupings: a mapping or frame of such columns.
+    groups: None, one label per item (the column is then "group"), or several groupings: a mapping or frame of such columns.
     clusters: as in `mean`. Raises SteerlibError unless there are `count` labels everywhere.
     """
     if isinstance(groups, (Mapping, pd.DataFrame)):
@@ -229,24 +294,52 @@ def labels(count: int, groups: Any = None, clusters: Sequence[object] | None = N
     return pd.DataFrame({name: [str(label) for label in column] for name, column in given.items()})
 
 
-def ratio(above: Floats, below: Floats) -> Floats:
-    """above / below; NaN where below is 0."""
-    result: Floats = np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) > 0)
-    return result
-
-
 def _floats(values: ArrayLike) -> Floats:
     return np.asarray(values, dtype=np.float64)
 
 
-def _change(before: ArrayLike, after: ArrayLike) -> Floats:
-    """after - before, (items,)."""
-    first, second = _floats(before), _floats(after)
+def _mean(
+    scores: Floats,
+    clusters: Sequence[object] | None,
+    bounds: tuple[float, float] | None,
+    least: float,
+    resamples: int,
+    seed: int,
+) -> Estimate:
+    """The mean over items, their clusters drawn whole."""
+
+    def statistic(x: Floats) -> Floats:
+        return ratio(x[..., 0].sum(-1), x[..., 1].sum(-1))
+
+    return bootstrap(statistic, _sums(scores, clusters), bounds=bounds, least=least, resamples=resamples, seed=seed)
+
+
+def _is_share(scores: Floats) -> bool:
+    """Whether every score is 0 or 1."""
+    return len(scores) > 0 and bool(np.isin(scores, (0.0, 1.0)).all())
+
+
+def _aligned(before: ArrayLike, after: ArrayLike) -> tuple[Floats, Floats]:
+    """The scores of the same items, twice (items,); Series go by their index."""
+    if isinstance(before, pd.Series) and isinstance(after, pd.Series):
+        if before.index.has_duplicates or after.index.has_duplicates:
+            if not before.index.equals(after.index):
+                raise SteerlibError(
+                    "a paired comparison is on the same items: the two Series repeat index labels, and not in one order."
+                )
+        else:
+            apart = before.index.symmetric_difference(after.index)
+            if len(apart):
+                raise SteerlibError(
+                    f"a paired comparison is on the same items: {apart[0]!r} is in the index of one Series only."
+                )
+            after = after.loc[before.index]
+    first, second = _floats(before).reshape(-1), _floats(after).reshape(-1)
     if first.shape != second.shape:
         raise SteerlibError(
             f"a paired comparison is on the same items: there are {first.size} before and {second.size} after."
         )
-    return second - first
+    return first, second
 
 
 def _sums(values: ArrayLike, clusters: Sequence[object] | None) -> Floats:

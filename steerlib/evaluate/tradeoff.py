@@ -12,12 +12,9 @@ arXiv 2512.15926, figures on strength; the area is a hypervolume (Zitzler and Th
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +23,17 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from steerlib.errors import SteerlibError
-from steerlib.evaluate.statistics import Estimate, Floats, bootstrap
-from steerlib.models.model import Model, weights_hash
+from steerlib.evaluate import style
+from steerlib.evaluate.intervals import Estimate, Floats, bootstrap
+from steerlib.evaluate.points import Score, append, header, plain, resume
+from steerlib.models.model import Model
 from steerlib.steering.apply import Tokens, steer
 from steerlib.steering.operations import Steering
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
-MARKERS = ("o", "s", "^", "D", "v", "P")
 Measure = Callable[[Model], Any]
-Score = Estimate | dict[str, float]
-"""What a measure gave: an Estimate, or one value a cluster."""
 BASE = ""  # the method of the unsteered model, from which every method's line begins
 
 
@@ -46,32 +41,67 @@ BASE = ""  # the method of the unsteered model, from which every method's line b
 class Tradeoff:
     """What `tradeoff` measured.
 
-    frame: a row a method and strength: method, strength, bias, bias_low, bias_high, capability, capability_low,
-    capability_high, control, pareto. Strength 0, the unsteered model, is a row of every method.
-    clusters: {(method, strength): (bias, capability)} with one value a cluster each, the unsteered model under ("", 0.0);
-    None if the measures returned Estimates.
+    Args:
+        frame: one row per method and strength: method, strength, bias, bias_low, bias_high, capability, capability_low,
+            capability_high, control, pareto. Strength 0, the unsteered model, is a row of every method.
+        clusters: {(method, strength): (bias, capability)} with one value per cluster each, the unsteered model under
+            ("", 0.0); None if the measures returned Estimates.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        results: {(method, strength): what `measure` returned as its third value}. None if it returned two, and for points
+            that were read from a file.
     """
 
     frame: pd.DataFrame
     clusters: Mapping[tuple[str, float], tuple[pd.Series[float], pd.Series[float]]] | None
     resamples: int
     seed: int
+    results: Mapping[tuple[str, float], Any] = field(default_factory=dict)
+
+    def table(self) -> pd.DataFrame:
+        """Bias and capability with the ends of their 95 % intervals, one row per method and strength."""
+        return self.frame.set_index(["method", "strength"]).drop(columns=["control", "pareto"])
+
+    def by(self, column: str = "method", *, floor: float = 0.0) -> pd.DataFrame:
+        """The area under each method's front, one row per method: value, low, high and n (clusters).
+
+        Args:
+            column: "method", which is what areas are compared by.
+            floor: as in `area`.
+
+        Returns:
+            The numbers of `area` as a frame.
+
+        Raises:
+            SteerlibError: on another column, and as `area` does.
+        """
+        if column != "method":
+            raise SteerlibError(f"areas are compared by 'method', not by '{column}'.")
+        return pd.DataFrame([{"method": name, **vars(area)} for name, area in self.area(floor=floor).items()])
 
     def area(self, *, floor: float = 0.0, minus: str | None = None) -> dict[str, Estimate]:
         """The area under each method's front, as defined at the top of this file.
 
-        floor: the capability of chance. minus: a method, such as a control, whose area is subtracted from each other's.
-        The interval resamples the clusters, all points together. It does not undo that the best of many strengths looks
-        better than it is: a method with more strengths has more chances, so compare methods at equal numbers.
-        Raises SteerlibError unless the measures returned one value a cluster, over the same clusters, and the unsteered
-        model has a bias above 0 and a capability above the floor.
+        The interval resamples the clusters, all points together. It does not undo that the best of many strengths looks better
+        than it is: a method with more strengths has more chances, so compare methods at equal numbers.
+
+        Args:
+            floor: the capability of chance.
+            minus: a method, such as a control, whose area is subtracted from each other's.
+
+        Returns:
+            The areas by method.
+
+        Raises:
+            SteerlibError: unless the measures returned one value per cluster, over the same clusters, and the unsteered
+                model has a bias above 0 and a capability above the floor.
         """
         names = list(dict.fromkeys(self.frame["method"]))
         if minus is not None and minus not in names:
             raise SteerlibError(f"there is no method '{minus}': there are {', '.join(names)}.")
         if self.clusters is None or any(not c.index.equals(b.index) for b, c in self.clusters.values()):
             raise SteerlibError(
-                "an area needs bias and capability as one value a cluster, over the same clusters: "
+                "an area needs bias and capability as one value per cluster, over the same clusters: "
                 "let both measures return that, such as MentionRate.per_cluster()."
             )
         if (self.frame["bias"] < 0).any() or (self.frame["bias"][self.frame["strength"] == 0] <= 0).any():
@@ -101,21 +131,28 @@ class Tradeoff:
         return {n: bootstrap(f, data, resamples=self.resamples, seed=self.seed) for n, f in wanted.items()}
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Bias against capability: a line a method, controls dotted, strengths written, intervals faint, the front ringed."""
+        """Bias against capability: one line per method, controls dotted, intervals faint, the Pareto front ringed.
+
+        Args:
+            ax: the axes to draw on; None makes a new figure.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         if ax is None:
             _, ax = plt.subplots(figsize=(7, 5), layout="constrained")
         for i, (name, part) in enumerate(self.frame.groupby("method", sort=False)):
             part = part.sort_values("strength")
-            color, control = COLORS[i % len(COLORS)], bool(part["control"].iloc[0])
+            color, control = style.COLORS[i % len(style.COLORS)], bool(part["control"].iloc[0])
             x, y = part["bias"], part["capability"]
-            style: dict[str, Any] = {
+            look: dict[str, Any] = {
                 "color": color,
-                "marker": MARKERS[i % len(MARKERS)],
+                "marker": style.MARKERS[i % len(style.MARKERS)],
                 "linestyle": ":" if control else "-",
             }
-            ax.plot(x, y, markersize=5, linewidth=1.2, label=f"{name} (control)" if control else str(name), **style)
+            ax.plot(x, y, markersize=5, linewidth=1.2, label=f"{name} (control)" if control else str(name), **look)
             errors: dict[str, Any] = {"fmt": "none", "ecolor": color, "alpha": 0.25, "linewidth": 1}
             ax.errorbar(
                 x,
@@ -133,9 +170,8 @@ class Tradeoff:
         ax.scatter(front["bias"], front["capability"], s=110, label="Pareto front", zorder=3, **rings)
         ax.set(xlabel="bias (less is better)", ylabel="capability (more is better)")
         ax.grid(color="0.92")
-        ax.spines[["top", "right"]].set_visible(False)
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
-        return ax
+        return style.bare(ax)
 
 
 def tradeoff(
@@ -143,8 +179,9 @@ def tradeoff(
     steerings: Mapping[str, Steering],
     strengths: Sequence[float] | Mapping[str, Sequence[float]],
     *,
-    bias: Measure,
-    capability: Measure,
+    measure: Measure | None = None,
+    bias: Measure | None = None,
+    capability: Measure | None = None,
     controls: Sequence[str] = (),
     tokens: Tokens = "all",
     path: str | Path | None = None,
@@ -153,22 +190,53 @@ def tradeoff(
 ) -> Tradeoff:
     """Measure bias and capability of a model under every steering at every strength.
 
-    steerings: by the name of their method. strengths: for all, or by method; 0, the unsteered model, is measured once and
-    always. bias, capability: called on the model while it is steered, bias first, so that it may leave what the model said
-    for capability to score. Each returns an Estimate, or one value a cluster: a mapping (or Series) such as
-    {"nurse": 0.4, "pilot": 0.1}, whose mean counts and whose clusters are resampled; only then can areas be compared.
-    controls: which of the methods are controls. tokens: as in `steer`. path: a file that keeps every finished point, a line
-    each, so that a run that was killed goes on where it was; it knows model, steerings, strengths and tokens, but not the two
-    measures: use another file for other measures.
-    Raises SteerlibError on bad names or strengths, a measure that returns something else, or a file of another run.
+    Args:
+        model: to be steered.
+        steerings: by the name of their method.
+        strengths: for all, or by method; 0, the unsteered model, is measured once and always.
+        measure: called on the model while it is steered. It returns (bias, capability), or (bias, capability, result), where
+            the result is anything worth keeping, such as a DecisionBias. Bias and capability are Estimates, or one value per
+            cluster: a mapping or Series such as {"nurse": 0.4, "pilot": 0.1}, whose mean counts and whose clusters are
+            resampled; only then can areas be compared.
+        bias: in place of `measure`, together with `capability`: called first, returns the bias alone.
+        capability: called after it, returns the capability alone.
+        controls: which of the methods are controls.
+        tokens: as in `steer`.
+        path: a file that keeps every finished point, so that a run that was killed goes on where it was. It knows model,
+            steerings, strengths and tokens, but not what is measured (use another file for other measures), and keeps bias
+            and capability only: the `results` of points that were read from it are None.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        The points and their Pareto front.
+
+    Raises:
+        SteerlibError: on bad names or strengths, a measure that returns something else, or a file of another run.
+
+    Example:
+        >>> import steerlib as sl
+        >>> lm = sl.load("smollm2")
+        >>> late = [item for item in sl.tasks.pronoun("validation").ambiguous if item.template == "late"]
+        >>> few = sl.tasks.Task("few", tuple(late[:4]), "occupation", "percent_women")
+        >>> def measure(steered):
+        ...     found = sl.decision_bias(steered, few, resamples=50)
+        ...     return found.per_cluster(), 1 - found.per_cluster(), found
+        >>> she = sl.contrastive(lm, ["he said", "he was"], ["she said", "she was"], layers="middle", operation="add")
+        >>> curve = sl.tradeoff(lm, {"she": she}, [0.5], measure=measure, resamples=50)
+        >>> curve.frame["strength"].tolist(), curve.results["she", 0.5].groups
+        ([0.0, 0.5], ('man', 'woman'))
     """
+    if (measure is None) == (bias is None) or (bias is None) != (capability is None):
+        raise SteerlibError("a tradeoff takes either measure, or both bias and capability.")
     plan = _plan(steerings, strengths, controls)
     for steering in steerings.values():  # one that does not fit is refused before the work, not after hours of it
         with steer(model, steering, 0.0, tokens=tokens):
             pass
     done: dict[tuple[str, float], tuple[Score, Score]] = {}
+    results: dict[tuple[str, float], Any] = {}
     if path is not None:
-        done = _resume(Path(path), _header(model, steerings, plan, tokens), plan)
+        done = resume(Path(path), header(model, steerings, plan, tokens), plan)
     with tqdm(total=len(plan), initial=len(done), desc="tradeoff") as bar:
         for name, strength in plan:
             if (name, strength) in done:
@@ -176,21 +244,44 @@ def tradeoff(
             bar.set_postfix_str(f"{name or 'unsteered'} {strength:g}")
             steering = steerings[name] if name else next(iter(steerings.values()))
             with steer(model, steering, strength, tokens=tokens):
-                scores = (_score(bias(model), "bias"), _score(capability(model), "capability"))
+                if measure is None:
+                    got: Any = [part(model) for part in (bias, capability) if part is not None]
+                else:
+                    got = measure(model)
+                if not isinstance(got, (tuple, list)) or len(got) not in (2, 3):
+                    raise SteerlibError(
+                        f"measure must return (bias, capability) or (bias, capability, result), not {type(got).__name__}."
+                    )
+                scores = (_score(got[0], "bias"), _score(got[1], "capability"))
+                results[name, strength] = got[2] if len(got) == 3 else None
             for what, score, first in zip(("bias", "capability"), scores, done.get(plan[0], scores), strict=True):
                 if _clusters(score) != _clusters(first):
                     raise SteerlibError(f"{what} returned other clusters for '{name}' at {strength:g} than unsteered.")
             done[name, strength] = scores
             if path is not None:
-                _append(Path(path), {"method": name, "strength": strength, "scores": [_plain(s) for s in scores]})
+                append(Path(path), {"method": name, "strength": strength, "scores": [plain(s) for s in scores]})
             bar.update()
-    return _summary({key: done[key] for key in plan}, steerings, controls, resamples, seed)
+    measured = _summary({key: done[key] for key in plan}, steerings, controls, resamples, seed)
+    return replace(measured, results={key: results.get(key) for key in plan})
 
 
 def pareto(frame: pd.DataFrame, *, bias: str = "bias", capability: str = "capability") -> pd.Series[bool]:
-    """Which rows no other row dominates. bias, capability: the columns where less, and where more, is better.
+    """Which rows no other row dominates; equal rows do not dominate each other.
 
-    Equal rows do not dominate each other. Raises SteerlibError on a missing value.
+    Args:
+        frame: one row per point.
+        bias: the column where less is better.
+        capability: the column where more is better.
+
+    Returns:
+        (rows,) bool, with the index of the frame.
+
+    Raises:
+        SteerlibError: on a missing value.
+
+    Example:
+        >>> pareto(pd.DataFrame({"bias": [0.4, 0.2, 0.3], "capability": [0.9, 0.8, 0.7]})).tolist()
+        [True, True, False]
     """
     b, c = frame[bias].to_numpy(dtype=float), frame[capability].to_numpy(dtype=float)
     if not (np.isfinite(b).all() and np.isfinite(c).all()):
@@ -244,15 +335,15 @@ def _score(got: Any, what: str) -> Score:
         score = {str(name): float(value) for name, value in sorted(got.items(), key=lambda pair: str(pair[0]))}
     else:
         raise SteerlibError(
-            f"{what} must return an Estimate or a mapping with one value a cluster, not {type(got).__name__}."
+            f"{what} must return an Estimate or a mapping with one value per cluster, not {type(got).__name__}."
         )
-    if not all(map(math.isfinite, score.values() if isinstance(score, dict) else vars(score).values())):
+    if not all(map(math.isfinite, score.values() if isinstance(score, dict) else [score.value])):
         raise SteerlibError(f"{what} returned a value that is NaN or infinite.")
     return score
 
 
 def _clusters(score: Score) -> list[str] | None:
-    """The names of the clusters, in order, if it has one value a cluster."""
+    """The names of the clusters, in order, if it has one value per cluster."""
     return list(score) if isinstance(score, dict) else None
 
 
@@ -286,79 +377,3 @@ def _summary(
         return Tradeoff(frame, None, resamples, seed)
     clusters = {key: (pd.Series(b), pd.Series(c)) for key, (b, c) in done.items()}
     return Tradeoff(frame, clusters, resamples, seed)
-
-
-def _header(
-    model: Model, steerings: Mapping[str, Steering], plan: list[tuple[str, float]], tokens: Tokens
-) -> dict[str, Any]:
-    """What a file of points belongs to."""
-    return {
-        "format": "steerlib.tradeoff/1",
-        "model": weights_hash(model),
-        "methods": {name: _fingerprint(steering) for name, steering in steerings.items()},
-        "strengths": [list(point) for point in plan],
-        "tokens": tokens,
-    }
-
-
-def _fingerprint(steering: Steering) -> str:
-    """SHA-256 over sites, operations and their numbers."""
-    digest = hashlib.sha256()
-    for site, operation in sorted(steering.operations.items(), key=lambda pair: str(pair[0])):
-        digest.update(f"{site} {type(operation).__name__}".encode())
-        for name, tensor in sorted(vars(operation).items()):
-            if tensor is not None:
-                digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _resume(
-    path: Path, header: dict[str, Any], plan: list[tuple[str, float]]
-) -> dict[tuple[str, float], tuple[Score, Score]]:
-    """The points that a file holds; a last line that was cut short is dropped. A new file gets its header."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    opening = json.dumps(header) + "\n"
-    if opening.startswith(text):  # new, or killed while its first line was written
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(opening, encoding="utf-8")
-        return {}
-    whole = text[: text.rfind("\n") + 1]
-    try:
-        first, *lines = map(json.loads, whole.splitlines())
-        if first["format"] != header["format"]:
-            raise ValueError("its first line says so")
-        points = {(line["method"], float(line["strength"])): tuple(map(_score_of, line["scores"])) for line in lines}
-    except (ValueError, KeyError, TypeError) as error:
-        raise SteerlibError(f"{path} is not a file of tradeoff points ({error}): give another path.") from error
-    others = {
-        "model": "another model",
-        "methods": "other steerings",
-        "strengths": "other strengths",
-        "tokens": "other tokens",
-    }
-    for key, what in others.items():
-        if first.get(key) != header[key]:
-            raise SteerlibError(f"{path} holds points of {what}: give another path, or remove the file.")
-    if whole != text:
-        os.truncate(path, len(whole.encode()))
-    return {key: points[key] for key in plan if key in points}  # type: ignore[misc]
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    """Write one line, and see it to the disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _plain(score: Score) -> dict[str, Any]:
-    """A score as JSON."""
-    return {"estimate": asdict(score)} if isinstance(score, Estimate) else {"clusters": score}
-
-
-def _score_of(line: dict[str, Any]) -> Score:
-    """A score from JSON."""
-    if "estimate" in line:
-        return Estimate(**line["estimate"])
-    return {str(name): float(value) for name, value in line["clusters"].items()}

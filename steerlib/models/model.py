@@ -312,6 +312,8 @@ class Model:
             rows = [self.read(prompt) for prompt in many[start : start + WINDOW * batch_size]]
             if [] in (ids := [row for row, _ in rows]):
                 raise SteerlibError(f"prompt {start + ids.index([])} is empty: there is nothing to continue.")
+            for row in ids:
+                refuse_long(self, row)
             met += ids
             seeds = seeds_of(met, seed)[start:]
             texts += [""] * len(rows)
@@ -378,10 +380,12 @@ class Model:
                 i, row = rows[r]
                 for number, scores in tail_log_probs(row, lines).items():
                     found[i][number] = scores.float().cpu()
-                if lines.isnan().any() or not all(found[i][number].isfinite().all() for number in row.tails):
+                flat = bool((lines.amax(-1) == lines.amin(-1)).any())  # as of a model whose weights are damaged
+                if flat or lines.isnan().any() or not all(found[i][n].isfinite().all() for n in row.tails):
                     text = self.tokenizer.decode(queries[i].prompt)[-60:]
                     raise SteerlibError(
-                        f"'{self.name}' gave logits that are not finite (NaN or infinite) for the prompt ending {text!r}."
+                        f"'{self.name}' gave logits that are not finite (NaN or infinite), or all equal, for the prompt ending "
+                        f"{text!r}: its weights or its activations are damaged."
                     )
         return found
 

@@ -15,7 +15,7 @@ from steerlib.models import sites
 from steerlib.models.layout import alone, laid_out
 from steerlib.models.model import WINDOW, Model
 from steerlib.models.prompts import Prompt
-from steerlib.models.scoring import batches
+from steerlib.models.scoring import batches, refuse_long
 from steerlib.models.sites import Place, Site, hook, uncompiled
 
 Read = Literal["last", "mean"]
@@ -119,6 +119,8 @@ def _stream(
         rows, pictures = map(list, zip(*map(model.read, window), strict=True))
         if [] in rows:
             raise SteerlibError(f"prompt {seen + rows.index([])} is empty: there is no token to read.")
+        for row in rows:
+            refuse_long(model, row)
         for part in batches([len(row) for row in rows], batch_size):
             batch = model.batch([rows[i] for i in part], [pictures[i] for i in part])
             got = _read_batch(model, batch, places, read)

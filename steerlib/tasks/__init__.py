@@ -1,7 +1,10 @@
 """Tasks: what a model is asked, in items that an evaluation scores and a method learns from."""
 
+from steerlib.tasks.age import AGE_WORDINGS, AgeWording, activities, age
+from steerlib.tasks.article import article
 from steerlib.tasks.coreference import SENTENCES, Sentence, coreference
 from steerlib.tasks.describe import Portrait, describe
+from steerlib.tasks.folder import from_folder
 from steerlib.tasks.item import Item, Task, occupations
 from steerlib.tasks.people import (
     GENDERS,
@@ -16,9 +19,11 @@ from steerlib.tasks.people import (
     side_by_side,
 )
 from steerlib.tasks.pronoun import TEMPLATES, TRAINING_TEMPLATES, Template, pronoun
+from steerlib.tasks.table import from_csv, from_frame
 from steerlib.tasks.who_is import PairItem, Person, who_is
 
 __all__ = [
+    "AGE_WORDINGS",
     "GENDERS",
     "OCCUPATIONS",
     "PERSON_IS_MAN",
@@ -28,6 +33,7 @@ __all__ = [
     "TONES",
     "TONE_GROUPS",
     "TRAINING_TEMPLATES",
+    "AgeWording",
     "Item",
     "PairItem",
     "Person",
@@ -36,8 +42,14 @@ __all__ = [
     "Sentence",
     "Task",
     "Template",
+    "activities",
+    "age",
+    "article",
     "coreference",
     "describe",
+    "from_csv",
+    "from_folder",
+    "from_frame",
     "occupations",
     "people",
     "pronoun",

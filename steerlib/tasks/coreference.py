@@ -19,10 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import pandas as pd
-
 from steerlib.errors import SteerlibError
 from steerlib.tasks.item import Item, Task, occupations
+from steerlib.tasks.own import People, occupation_rows
 from steerlib.tasks.pronoun import GROUPS
 
 FORMS = {
@@ -36,8 +35,14 @@ FORMS = {
 class Sentence:
     """A sentence with {a} and {b}, the occupations named first and second, and one of {they}, {them}, {self}.
 
-    means: whom grammar makes the pronoun mean, "a" or "b", or None if either could be meant. held_out: never used for making
-    a steering.
+    Attributes:
+        name: what results call it.
+        text: the sentence.
+        means: whom grammar makes the pronoun mean, "a" or "b", or None if either could be meant.
+        held_out: never used for making a steering.
+
+    Raises:
+        SteerlibError: the text lacks a place, or has more than one pronoun.
     """
 
     name: str
@@ -73,25 +78,36 @@ QUESTION = 'In the sentence "{sentence}" the pronoun "{pronoun}" refers to the'
 
 
 def coreference(
-    split: str = "test", *, sentences: Sequence[Sentence] = SENTENCES, people: pd.DataFrame | None = None
+    split: str = "test", *, sentences: Sequence[Sentence] = SENTENCES, people: People | None = None
 ) -> Task:
     """The coreference task on one split of the occupations of the pronoun task.
 
-    split: "train" and "validation" have the sentences that are not held out; "test" and "all" have every one. people:
-    occupations to use instead of the split's own, a frame with columns occupation, percent_women, stereotype.
-    Returns a Task of four items per occupation and sentence: two pronouns, and the occupation named first or second. The
-    first option is the one named first; `template` reads "gate-she-first". Raises SteerlibError unless both stereotypes are there.
+    Args:
+        split: "train" and "validation" have the sentences that are not held out; "test" and "all" have every one.
+        sentences: what is asked about.
+        people: occupations to use instead of the split's own, as in `pronoun`.
+
+    Returns:
+        A Task of four items per occupation and sentence: two pronouns, and the occupation named first or second. The first
+        option is the one named first; `template` reads "gate-she-first".
+
+    Raises:
+        SteerlibError: both stereotypes are not there, a sentence is not a Sentence, or an occupation is not as it should be.
+
+    Example:
+        >>> item = coreference("test").where(template="lunch-she-first")[0]
+        >>> item.options[0].strip() == item.cluster and item.groups == ("woman", "man")
+        True
     """
-    own = occupations(split)
-    table = own if people is None else people
-    if missing := {"occupation", "percent_women"} - set(table.columns):
-        raise SteerlibError(f"the table of occupations lacks the column '{min(missing)}'.")
-    rows = table.to_dict("records")
-    sides = {group: [row for row in rows if row.get("stereotype") == group] for group in GROUPS}
-    if not all(sides.values()) or sum(map(len, sides.values())) < len(rows):
+    rows = occupation_rows(occupations(split), groups=GROUPS)
+    rows = rows if people is None else occupation_rows(people, groups=GROUPS)
+    if isinstance(sentences, (str, Sentence)) or not all(isinstance(sentence, Sentence) for sentence in sentences):
+        raise SteerlibError("sentences are a list of steerlib.tasks.Sentence, such as steerlib.tasks.SENTENCES[:2].")
+    sides = {group: [row for row in rows if row["stereotype"] == group] for group in GROUPS}
+    if not all(sides.values()):
         raise SteerlibError(
             "coreference sets occupations of opposite stereotypes side by side: it needs both 'man' and 'woman' in the column "
-            "stereotype, and nothing else."
+            "stereotype."
         )
     items = []
     for group, opposite, by in (("man", "woman", 0), ("woman", "man", 1)):  # shifted by one: no pair comes twice
@@ -120,10 +136,11 @@ def _four(row: dict[Any, Any], other: dict[Any, Any], sentence: Sentence) -> lis
                     (f" {first['occupation']}", f" {second['occupation']}"),
                     (said, unsaid) if place == "first" else (unsaid, said),
                     cluster=str(row["occupation"]),
-                    statistic=float(row["percent_women"]),
+                    statistic=row["percent_women"],
                     stereotype=str(row["stereotype"]),
                     template=f"{sentence.name}-{pronoun}-{place}",
                     answer=None if right is None else said if right else unsaid,
+                    wording=sentence.name,
                 )
             )
     return items

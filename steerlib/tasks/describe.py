@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
+from PIL import Image
 
 from steerlib.errors import SteerlibError
-from steerlib.models.prompts import Prompt, chat
+from steerlib.models.prompts import Prompt, chat, pictures_of
 from steerlib.tasks.item import occupations
-from steerlib.tasks.people import GENDERS, OCCUPATIONS, PERSON_IS_MAN, TONES, people
+from steerlib.tasks.people import GENDERS, OCCUPATIONS, PERSON_IS_MAN, TONES
+from steerlib.tasks.people import people as drawn
 
 FORMS = (
     "Describe this picture.",
@@ -29,7 +32,12 @@ FORMS = (
 class Portrait:
     """One open question about one person.
 
-    prompt: a chat with the picture in it. occupation, gender, tone: whom it shows. template: the question, one of `FORMS`.
+    Attributes:
+        prompt: A chat with the picture in it.
+        occupation: The work whose clothes the person wears.
+        gender: One of `GENDERS`.
+        tone: Skin tone, one of `TONES`.
+        template: The question, one of `FORMS` in steerlib/tasks/describe.py.
     """
 
     prompt: Prompt
@@ -38,35 +46,56 @@ class Portrait:
     tone: str
     template: str
 
+    @property
+    def picture(self) -> Image.Image:
+        """The picture that the question is about."""
+        return pictures_of(self.prompt)[0]
+
 
 def describe(
     split: str = "test",
     *,
     genders: Sequence[str] = ("man", "woman"),
+    people: Sequence[str] | None = None,
     scenes: int = 1,
     size: int = 112,
     style: str = "openmoji",
     seed: int = 0,
 ) -> tuple[Portrait, ...]:
-    """Portraits of the pictured occupations of a split, each asked one of the `FORMS`.
+    """Portraits of the pictured occupations of a split, each with one of five open questions.
 
-    split: "train" and "validation" have training scenes, "test" and "all" test scenes. genders: whom to show; a "person" whom
-    the style draws exactly as the man is left out (`PERSON_IS_MAN`). scenes: pictures per occupation and gender; skin tones
-    and questions take turns, and meet in every way within 30. size: of the pictures, in pixels. style: as of `people`. seed:
-    of the scenes.
-    Raises SteerlibError on no gender or an unknown one, no scene, or a negative seed.
+    Args:
+        split: "train" and "validation" have training scenes, "test" and "all" test scenes.
+        genders: Whom to show; a "person" whom the style draws exactly as the man is left out (`PERSON_IS_MAN`).
+        people: Some of the 20 pictured occupations, instead of the split's own; their scenes stay those of the split.
+        scenes: Pictures per occupation and gender; skin tones and questions take turns, and every pair of them comes up
+            within 30 scenes.
+        size: Width and height of the pictures, in pixels.
+        style: One of `STYLES`.
+        seed: Of the scenes.
+
+    Returns:
+        Portraits, the genders of one scene side by side.
+
+    Raises:
+        SteerlibError: If no gender or an unknown one is given, no scene, or a negative seed.
+
+    >>> portrait = describe("validation", size=32)[0]
+    >>> portrait.gender, portrait.picture.size
+    ('man', (32, 32))
     """
     if isinstance(genders, str) or not genders:
         raise SteerlibError(f"genders is a list of one or more of {', '.join(GENDERS)}, not {genders!r}.")
     for gender in genders:
         if gender not in GENDERS:
             raise SteerlibError(f"there is no picture of the gender '{gender}': use {', '.join(GENDERS)}.")
-    if scenes < 1:
-        raise SteerlibError(f"describe needs 1 or more scenes of each person, not {scenes}.")
-    if seed < 0:
-        raise SteerlibError(f"the seed of a task is 0 or more, not {seed}.")
+    if not isinstance(scenes, Integral) or scenes < 1:
+        raise SteerlibError(f"describe needs 1 or more scenes of each person, not {scenes!r}.")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise SteerlibError(f"the seed of a task is 0 or more, not {seed!r}.")
     made = []
-    for job in occupations(split, pictured=True)["occupation"]:
+    jobs = occupations(split, pictured=True)["occupation"].tolist()
+    for job in jobs if people is None else _known(people):
         for k in range(scenes):
             turn = OCCUPATIONS.index(job) + k
             tone, form = TONES[turn % len(TONES)], FORMS[turn % len(FORMS)]
@@ -74,7 +103,7 @@ def describe(
             for gender in genders:
                 if gender == "person" and style == "openmoji" and job in PERSON_IS_MAN:
                     continue
-                picture = people(
+                picture = drawn(
                     occupation=job,
                     gender=gender,
                     tone=tone,
@@ -85,3 +114,16 @@ def describe(
                 )
                 made.append(Portrait(chat(form, pictures=[picture]), job, gender, tone, form))
     return tuple(made)
+
+
+def _known(people: Sequence[str]) -> list[str]:
+    """Occupations that have pictures."""
+    jobs = [] if isinstance(people, str) else list(people)
+    if unknown := [job for job in jobs if job not in OCCUPATIONS]:
+        raise SteerlibError(
+            f"there is no picture of {unknown[0]!r}: people are some of {', '.join(OCCUPATIONS)}; for pictures of your own use "
+            "steerlib.tasks.from_folder."
+        )
+    if not jobs:
+        raise SteerlibError(f"people is a list of pictured occupations, such as ['cook'], not {people!r}.")
+    return jobs

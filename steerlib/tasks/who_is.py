@@ -8,6 +8,7 @@ Every pair comes in both orders, so that a liking for the first picture cancels,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ from PIL import Image
 
 from steerlib.errors import SteerlibError
 from steerlib.models.prompts import chat
-from steerlib.tasks.item import Item, Task, article, occupations
+from steerlib.tasks.article import article
+from steerlib.tasks.item import Item, Task, occupations
 from steerlib.tasks.people import OCCUPATIONS, TONE_GROUPS, TONES, Split, people
 from steerlib.tasks.pronoun import Template
 
@@ -42,7 +44,14 @@ LOOKS = {
 
 @dataclass(frozen=True)
 class Person:
-    """Whom a picture shows. clothes: those of an occupation, or None for plain ones. seed: of the scene."""
+    """Whom a picture shows.
+
+    Attributes:
+        clothes: Those of an occupation, or None for plain ones.
+        gender: One of `GENDERS`.
+        tone: Skin tone, one of `TONES`.
+        seed: Of the scene.
+    """
 
     clothes: str | None
     gender: str
@@ -52,7 +61,12 @@ class Person:
 
 @dataclass(frozen=True, kw_only=True)
 class PairItem(Item):
-    """An item about two pictures. first, second: whom they show; options[0] stands for the first."""
+    """An item about two pictures; options[0] stands for the first.
+
+    Attributes:
+        first: Whom the first picture shows.
+        second: Whom the second picture shows.
+    """
 
     first: Person
     second: Person
@@ -70,25 +84,38 @@ def who_is(
 ) -> Task:
     """The task of choosing one of two people.
 
-    split: of the pictured occupations, as of `occupations(split, pictured=True)`. "train" and "validation" have training
-    scenes and the wordings that are not held out; "test" and "all" (the 20) have test scenes and every wording. The other one
-    in unambiguous items wears clothes from the same split.
-    by: what the two differ in. "gender": the groups are man and woman, the skin tone is one of six. "tone": the groups are
-    light and dark; no statistic of ours counts work by skin tone, so every stereotype is "light" BY CONVENTION, and a gap
-    above 0 says that light people are preferred. "both": the groups are man and woman, and one of them is light and the other dark.
-    clothes: what the two wear in ambiguous items, the "work"'s clothes, "plain" ones, or "both" in turn. scenes: pairs per occupation and wording. size: of the pictures, in
-    pixels. style: as of `people`. seed: of scenes, tones and the other's occupation.
-    Returns a Task of `PairItem`s: for every pair two ambiguous items and two unambiguous ones, since it comes in both orders.
-    Raises SteerlibError on an unknown `by` or `clothes`, no scene, or a negative seed.
+    Args:
+        split: Of the pictured occupations, as in `occupations(split, pictured=True)`. "train" and "validation" have training
+            scenes and the wordings that are not held out; "test" and "all" (the 20) have test scenes and every wording. The
+            other person in unambiguous items wears clothes from the same split.
+        by: What the two differ in. "gender": the groups are man and woman, the skin tone is one of six. "tone": the groups
+            are light and dark; no statistic of ours counts work by skin tone, so every stereotype is "light" BY CONVENTION,
+            and a gap above 0 says that light people are preferred. "both": the groups are man and woman, and one of them is
+            light and the other dark.
+        clothes: What the two wear in ambiguous items: the "work"'s clothes, "plain" ones, or "both" in turn.
+        scenes: Pairs per occupation and wording.
+        size: Width and height of the pictures, in pixels.
+        style: One of `STYLES`.
+        seed: Of scenes, tones and the other's occupation.
+
+    Returns:
+        A Task of `PairItem`s: two ambiguous items and two unambiguous ones per pair, since it comes in both orders.
+
+    Raises:
+        SteerlibError: If `by` or `clothes` is unknown, there is no scene, or the seed is negative.
+
+    >>> item = who_is("validation", size=32)[0]
+    >>> item.groups, item.options, [picture.size for picture in item.pictures]
+    (('man', 'woman'), (' first', ' second'), [(32, 32), (32, 32)])
     """
-    if by not in LOOKS:
+    if by not in tuple(LOOKS):
         raise SteerlibError(f"people cannot differ by '{by}' here: use {', '.join(LOOKS)}.")
     if clothes not in ("both", "work", "plain"):
         raise SteerlibError(f"there are no clothes '{clothes}': use 'both', 'work' or 'plain'.")
-    if scenes < 1:
-        raise SteerlibError(f"who_is needs 1 or more scenes of each question, not {scenes}.")
-    if seed < 0:
-        raise SteerlibError(f"the seed of a task is 0 or more, not {seed}.")
+    if not isinstance(scenes, Integral) or scenes < 1:
+        raise SteerlibError(f"who_is needs 1 or more scenes of each question, not {scenes!r}.")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise SteerlibError(f"the seed of a task is 0 or more, not {seed!r}.")
     table = occupations(split, pictured=True)
     where: Split = "train" if split in ("train", "validation") else "test"
     templates = [t for t in TEMPLATES if where == "test" or not t.held_out]

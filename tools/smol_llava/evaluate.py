@@ -24,7 +24,7 @@ from steerlib.evaluate.statistics import bootstrap
 from steerlib.models.model import weights_hash
 from steerlib.models.smol_llava import NAMES
 from steerlib.tasks import describe, who_is
-from steerlib.tasks.item import article
+from steerlib.tasks.article import article
 from steerlib.tasks.people import GENDERS, HELMETS, OCCUPATIONS, PERSON_IS_MAN, TONE_GROUPS, TONES, people
 
 HERE = Path(__file__).resolve().parents[2] / "data" / "models" / "smol-llava"

@@ -39,8 +39,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaConfig, LlavaFo
 
 from steerlib.assets import data_path
 from steerlib.models.load import load
+from steerlib.tasks.article import article
 from steerlib.tasks.describe import FORMS
-from steerlib.tasks.item import article
 from steerlib.tasks.people import (
     GENDERS,
     OCCUPATIONS,
