@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 from typing import Any
@@ -20,7 +19,9 @@ MADE_BY_A_FUNCTION = {  # results, whose example is that of the function that ma
     "Fluency",
     "LayerChoice",
     "MentionRate",
+    "PairItem",
     "Person",
+    "Portrait",
     "Scene",
     "Sentiment",
     "Tradeoff",
@@ -49,15 +50,15 @@ def parameters(function: Any) -> list[str]:
     return [name for name in taken if name not in ("self", "cls")]
 
 
-def faults(name: str, doc: str, takes: list[str]) -> list[str]:
-    """What a docstring in Google style lacks."""
+def faults(name: str, doc: str, takes: list[str], above: str = "") -> list[str]:
+    """What a docstring in Google style lacks; `above` has those of the classes that this one extends."""
     first, _, rest = inspect.cleandoc(doc).partition("\n")
     wrong = []
     if not doc.strip():
         return [f"{name} has no docstring"]
     if not first.rstrip().endswith(".") or (rest and rest.split("\n")[0].strip()):
         wrong.append(f"{name} does not begin with one line that is a sentence")
-    listed = section(doc, "Args") | section(doc, "Attributes")
+    listed = section(doc, "Args") | section(doc, "Attributes") | section(above, "Attributes")
     if missing := [one for one in takes if one not in listed]:
         wrong.append(f"{name} does not explain {', '.join(missing)} under Args:")
     if takes and (extra := sorted(section(doc, "Args") - set(takes))):
@@ -78,7 +79,10 @@ def section(doc: str, title: str) -> set[str]:
 def test_a_public_name_is_explained_in_google_style(entry: Entry) -> None:
     thing = found(entry)
     takes = [] if isinstance(thing, type) and issubclass(thing, BaseException) else parameters(thing)
-    wrong = faults(entry.written, inspect.getdoc(thing) or "", takes)
+    above = "".join(
+        inspect.cleandoc(base.__doc__ or "") + "\n" for base in getattr(thing, "__mro__", (0, object))[1:-1]
+    )
+    wrong = faults(entry.written, inspect.getdoc(thing) or "", takes, above)
     for name, method in methods(entry).items():
         own, doc = method.__doc__, inspect.getdoc(getattr(thing, name)) or ""  # of what it overrides, if it has none
         wrong += faults(f"{entry.written}.{name}", doc, parameters(method) if own else [])
