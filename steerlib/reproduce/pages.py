@@ -20,6 +20,7 @@ from steerlib.assets import fetch
 from steerlib.errors import SteerlibError
 from steerlib.reproduce.claims import anchor
 from steerlib.reproduce.fingerprint import stale
+from steerlib.reproduce.reference import reference
 from steerlib.reproduce.rules import Claim, Measured
 from steerlib.reproduce.verdicts import Verdict, check
 from steerlib.reproduce.wording import expected, interval, sentence, show
@@ -93,13 +94,18 @@ def _assemble(
             note = ":::{note}\nThis chapter has not been run: figures and numbers are missing.\n:::"
             bare["cells"].insert(1, {"cell_type": "markdown", "metadata": {}, "source": note})
             (source / f"{name}.ipynb").write_text(json.dumps(bare), encoding="utf-8")
-    page = source / "reproducibility.md"
+    _fill(source / "reproducibility.md", report(check(ledger, records, stale=stale(root, records)), records))
+    _fill(source / "api.md", {"reference": reference()})
+    return whole
+
+
+def _fill(page: Path, made: Mapping[str, str]) -> None:
+    """Put what was made in the place of its marks, such as <!-- claims -->, if there is such a page."""
     if page.is_file():
         text = page.read_text(encoding="utf-8")
-        for mark, made in report(check(ledger, records, stale=stale(root, records)), records).items():
-            text = text.replace(f"<!-- {mark} -->", made)
+        for mark, content in made.items():
+            text = text.replace(f"<!-- {mark} -->", content)
         page.write_text(text, encoding="utf-8")
-    return whole
 
 
 def _first_fault(log: Path) -> str:

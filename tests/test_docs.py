@@ -1,0 +1,138 @@
+"""Every public name is explained: what it is in a line, what it takes, and an example that runs; and the book lists it once."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from typing import Any
+
+import pytest
+
+import steerlib
+from steerlib.reproduce.reference import Entry, as_rst, entries, reference
+
+MADE_BY_A_FUNCTION = {  # results, whose example is that of the function that makes them
+    "Adapter",
+    "Capability",
+    "DecisionBias",
+    "Estimate",
+    "Fluency",
+    "LayerChoice",
+    "MentionRate",
+    "Person",
+    "Scene",
+    "Sentiment",
+    "Tradeoff",
+}
+CALLED = [entry for entry in entries() if entry.kind != "data"]
+
+
+def found(entry: Entry) -> Any:
+    """The object behind a public name."""
+    thing: Any = steerlib
+    for word in entry.written.split(".")[1:]:
+        thing = getattr(thing, word)
+    return thing
+
+
+def methods(entry: Entry) -> dict[str, Any]:
+    """What a class offers under a name without an underscore: its own methods and properties."""
+    own = vars(found(entry)) if entry.kind == "class" else {}
+    kinds = (property, classmethod, staticmethod)
+    return {name: x for name, x in own.items() if name[0] != "_" and (inspect.isfunction(x) or isinstance(x, kinds))}
+
+
+def parameters(function: Any) -> list[str]:
+    plain = getattr(function, "__func__", function)
+    taken = list(inspect.signature(plain.fget if isinstance(plain, property) else plain).parameters)
+    return [name for name in taken if name not in ("self", "cls")]
+
+
+def faults(name: str, doc: str, takes: list[str]) -> list[str]:
+    """What a docstring in Google style lacks."""
+    first, _, rest = inspect.cleandoc(doc).partition("\n")
+    wrong = []
+    if not doc.strip():
+        return [f"{name} has no docstring"]
+    if not first.rstrip().endswith(".") or (rest and rest.split("\n")[0].strip()):
+        wrong.append(f"{name} does not begin with one line that is a sentence")
+    listed = section(doc, "Args") | section(doc, "Attributes")
+    if missing := [one for one in takes if one not in listed]:
+        wrong.append(f"{name} does not explain {', '.join(missing)} under Args:")
+    if takes and (extra := sorted(section(doc, "Args") - set(takes))):
+        wrong.append(f"{name} explains {', '.join(extra)}, which it does not take")
+    return wrong
+
+
+def section(doc: str, title: str) -> set[str]:
+    """The names that a section explains: those before the first colon of its less indented lines."""
+    match = re.search(rf"(?m)^{title}:\n((?:[ ]+.*\n|\n)*)", inspect.cleandoc(doc) + "\n")
+    lines = [line for line in match[1].splitlines() if line.strip()] if match else []
+    indent = min((len(line) - len(line.lstrip()) for line in lines), default=0)
+    heads = [line.strip().partition(":")[0] for line in lines if len(line) - len(line.lstrip()) == indent]
+    return {name.strip().lstrip("*") for head in heads for name in head.split(",")}
+
+
+@pytest.mark.parametrize("entry", CALLED, ids=lambda entry: entry.written)
+def test_a_public_name_is_explained_in_google_style(entry: Entry) -> None:
+    thing = found(entry)
+    takes = [] if isinstance(thing, type) and issubclass(thing, BaseException) else parameters(thing)
+    wrong = faults(entry.written, inspect.getdoc(thing) or "", takes)
+    for name, method in methods(entry).items():
+        own, doc = method.__doc__, inspect.getdoc(getattr(thing, name)) or ""  # of what it overrides, if it has none
+        wrong += faults(f"{entry.written}.{name}", doc, parameters(method) if own else [])
+    assert wrong == []
+
+
+@pytest.mark.parametrize("entry", CALLED, ids=lambda entry: entry.written)
+def test_a_public_name_has_an_example_that_runs(entry: Entry) -> None:
+    assert ">>> " in entry.doc or entry.written.rpartition(".")[2] in MADE_BY_A_FUNCTION
+
+
+def test_what_needs_no_example_is_a_public_class() -> None:
+    assert {entry.written.rpartition(".")[2] for entry in CALLED if entry.kind == "class"} >= MADE_BY_A_FUNCTION
+
+
+@pytest.mark.parametrize("entry", [e for e in entries() if e.kind == "data"], ids=lambda entry: entry.written)
+def test_a_public_constant_says_what_it_is(entry: Entry) -> None:
+    assert entry.summary.endswith("."), f"{entry.written} has no sentence below its assignment"
+
+
+def test_the_reference_lists_every_public_name_once() -> None:
+    page = reference()
+    listed = re.findall(r"(?m)^\.\. (?:autofunction|autoclass):: (\S+)", page)
+    listed += [f"{module}.{name}" for name, module in re.findall(r"(?m)^\.\. py:data:: (\S+)\n   :module: (\S+)", page)]
+    modules = {"controls", "plots", "tasks"}
+    wanted = {f"steerlib.{name}" for name in steerlib.__all__ if name not in modules}
+    wanted |= {f"steerlib.tasks.{name}" for name in steerlib.tasks.__all__}
+    inside = {name for name in listed if name.startswith(("steerlib.controls.", "steerlib.plots."))}
+    assert len(listed) == len(set(listed)) and set(listed) - inside == wanted and len(inside) >= 5
+    assert {name for name in steerlib.__all__ if inspect.ismodule(getattr(steerlib, name))} == modules
+
+
+def test_a_public_name_is_found_where_it_is_defined() -> None:
+    for entry in CALLED:
+        thing = found(entry)
+        assert thing.__module__ == entry.module and isinstance(thing, type) == (entry.kind == "class"), entry.written
+
+
+def test_every_docstring_is_a_page_without_faults() -> None:
+    """The book is built with warnings as errors, and a docstring that is no reStructuredText would stop it."""
+    pytest.importorskip("sphinx")
+    from docutils.core import publish_doctree
+    from sphinx.ext.napoleon import Config, GoogleDocstring
+
+    docs = {entry.written: entry.doc for entry in entries()}
+    for entry in CALLED:
+        docs |= {f"{entry.written}.{name}": inspect.getdoc(x) or "" for name, x in methods(entry).items()}
+    wrong = {}
+    for name, doc in docs.items():
+        text = str(GoogleDocstring(as_rst(inspect.cleandoc(doc)), Config(napoleon_use_ivar=True)))
+        said: list[str] = []
+        stream = type("Stream", (), {"write": lambda self, text, said=said: said.append(str(text))})()
+        settings = {"warning_stream": stream, "report_level": 2, "halt_level": 5}
+        publish_doctree(f".. default-role:: literal\n\n{text}", settings_overrides=settings)
+        if said:
+            wrong[name] = "".join(said).strip()
+    assert wrong == {}
