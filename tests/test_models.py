@@ -241,7 +241,7 @@ def test_the_mass_is_what_the_options_hold_of_everything_the_model_could_say(sco
 
 
 def test_only_some_pictures_are_held_at_a_time_and_the_answers_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm, number = tiny.seeing(), 70
+    lm, number = tiny.seeing(), 40
     prompts = [chat("Who is it?" * (1 + i % 3), "The", pictures=tiny.picture(i)) for i in range(number)]
     together = lm.choose(prompts, [" first", " second"])  # all in one window
     living: weakref.WeakSet[Tensor] = weakref.WeakSet()
