@@ -42,7 +42,7 @@ def letters(options: tuple[str, ...] = (" a", " b"), groups: tuple[str, ...] = (
 
 def vectors(steering: Steering) -> dict[str, Tensor]:
     """Every vector of a steering by name."""
-    return {f"{site}/{name}": v for site, op in steering.operations.items() for name, v in vars(op).items()}
+    return {f"{site}/{name}": v for site, op in steering.operations.items() for name, v in op.vectors().items()}
 
 
 def same(a: Steering, b: Steering) -> bool:

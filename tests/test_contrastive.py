@@ -107,9 +107,11 @@ def test_a_stream_is_read_as_it_comes_and_no_more_than_some_batches_are_held() -
         (BIASED, NEUTRAL, {"layers": "top"}, "no layers are called 'top'"),
         (BIASED, NEUTRAL, {"layers": 99}, "not all in this network"),
         (BIASED, NEUTRAL, {"operation": "project"}, "'project'"),
-        (BIASED, NEUTRAL, {"center": "mean"}, "'mean' is no centre"),
-        (BIASED, NEUTRAL, {"read": "first"}, "'first' is no way to read"),
-        (BIASED, NEUTRAL, {"direction": "svd"}, "'svd' is no direction"),
+        (BIASED, NEUTRAL, {"center": "mean"}, "unknown centre 'mean'"),
+        (BIASED, NEUTRAL, {"read": "first"}, "'first' is not a way to read"),
+        (BIASED, NEUTRAL, {"operation": "add", "center": "midpoint"}, "adding has no centre"),
+        (BIASED, NEUTRAL, {"operation": "add", "center": "neutral"}, "adding has no centre"),
+        (BIASED, NEUTRAL, {"direction": "svd"}, "unknown direction 'svd'"),
         (BIASED, BIASED, {"direction": "pca"}, "do not differ"),
         ([], [], {"direction": "pca"}, "no biased prompts"),
         ([], NEUTRAL, {"direction": "pca"}, "more neutral prompts than biased ones"),
@@ -135,12 +137,11 @@ def test_contrastive_activation_addition_is_the_mean_of_paired_differences() -> 
     """CAA by hand: for each pair the difference of the last tokens, and the mean of these."""
     lm = tiny.model("qwen2")
     pairs = [mean(lm, [b]) - mean(lm, [n]) for b, n in zip(BIASED, NEUTRAL, strict=True)]
-    for center in ("zero", "neutral"):
-        made = contrastive(lm, BIASED, NEUTRAL, layers=1, operation="add", center=center)  # type: ignore[arg-type]
-        operation = made.operations[SITE]
-        assert isinstance(operation, Add)
-        torch.testing.assert_close(operation.vector, -torch.stack(pairs).mean(0), atol=1e-4, rtol=1e-4)
-        assert made.provenance["center"] is None
+    made = contrastive(lm, BIASED, NEUTRAL, layers=1, operation="add")
+    operation = made.operations[SITE]
+    assert isinstance(operation, Add)
+    torch.testing.assert_close(operation.vector, -torch.stack(pairs).mean(0), atol=1e-4, rtol=1e-4)
+    assert made.provenance["center"] is None
 
 
 # ---- the principal direction
@@ -350,3 +351,12 @@ def test_wrong_layer_control_moves_every_site_and_refuses_to_move_nothing() -> N
 def test_shuffled_control_deals_the_same_prompts() -> None:
     a, b = controls.shuffled(BIASED, NEUTRAL, seed=1)
     assert sorted([*a, *b]) == sorted(BIASED + NEUTRAL) and len(a) == len(BIASED) and a != BIASED
+
+
+@pytest.mark.parametrize("direction", ["mean", "pca"])
+def test_no_bar_is_shown_where_none_is_wanted(direction: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    lm = tiny.model("llama")
+    contrastive(lm, BIASED, NEUTRAL, direction=direction, progress=False)
+    assert capfd.readouterr().err == ""
+    contrastive(lm, BIASED, NEUTRAL, direction=direction)
+    assert "reading" in capfd.readouterr().err

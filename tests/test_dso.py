@@ -259,7 +259,7 @@ def test_what_is_learned_lowers_the_bias_at_one_and_changes_nothing_at_zero(esti
 def test_the_reward_per_prompt_lowers_the_bias_per_prompt() -> None:
     lm = tiny.model("qwen2")
     before = decision_bias(lm, letters(), resamples=10).per_prompt_bias.value
-    with steer(lm, dso(lm, letters(), quick(reward="prompt", epochs=8), progress=False)):
+    with steer(lm, dso(lm, letters(), quick(reward="prompt", epochs=6), progress=False)):
         assert decision_bias(lm, letters(), resamples=10).per_prompt_bias.value < 0.5 * before
 
 
@@ -275,14 +275,14 @@ def test_many_groups_become_more_even() -> None:
         return -float(learn.expected_reward(log_p, learn.rewards(log_p, unit), torch.ones(len(asked))))
 
     before = uneven()
-    with steer(lm, dso(lm, tones, quick(epochs=10), progress=False)):
+    with steer(lm, dso(lm, tones, quick(epochs=6), progress=False)):
         assert uneven() < 0.5 * before
 
 
 def test_a_tighter_target_and_a_fixed_weight_hold_the_divergence() -> None:
     lm = tiny.model("qwen2")
     free, fixed, tight = (
-        dso(lm, letters(), quick(epochs=10, **held), progress=False).provenance["history"]["kl"][-1]
+        dso(lm, letters(), quick(epochs=5, **held), progress=False).provenance["history"]["kl"][-1]
         for held in ({"kl_target": None, "kl_coef": 0.0}, {"kl_target": None, "kl_coef": 3.0}, {"kl_target": 0.01})
     )
     assert tight < 0.2 * free and fixed < 0.2 * free
@@ -512,15 +512,21 @@ def test_bad_input_is_refused_in_one_sentence(how: dict[str, Any], says: str) ->
     ("how", "says"),
     [
         ({"kl_target": 0.0}, "kl_target must be above 0"),
-        ({"kl_target": -1.0}, "kl_target must be above 0"),
+        ({"kl_target": -1.0}, "kl_target must be a number of at least 0, not -1.0"),
+        ({"kl_target": "0.2"}, "kl_target must be a number"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number"),
+        ({"learning_rate": None}, "learning_rate must be a number"),
+        ({"l1": float("nan")}, "l1 must be a number"),
+        ({"epochs": 1.5}, "epochs must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
         ({"kl_target": None}, "kl_target must be above 0 nats, not None"),
-        ({"kl_target": None, "kl_coef": -1.0}, "kl_coef must be at least 0"),
-        ({"l1": -1.0}, "l1 must be at least 0"),
+        ({"kl_target": None, "kl_coef": -1.0}, "kl_coef must be a number of at least 0"),
+        ({"l1": -1.0}, "l1 must be a number of at least 0"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"per_cluster": 0}, "per_cluster must be at least 1, not 0"),
-        ({"estimator": "reinforce", "num_samples": 1}, "num_samples must be at least 2"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"per_cluster": 0}, "per_cluster must be a whole number of at least 1, not 0"),
+        ({"estimator": "reinforce", "num_samples": 1}, "num_samples must be a whole number of at least 2"),
         ({"estimator": "grpo"}, "unknown estimator 'grpo': choose 'exact' or 'reinforce' or 'ppo'"),
         ({"reward": "gap"}, "unknown reward 'gap'"),
         ({"dtype": "float16"}, "unknown dtype 'float16'"),
@@ -530,6 +536,12 @@ def test_bad_settings_are_refused_in_one_sentence(how: dict[str, Any], says: str
     with pytest.raises(SteerlibError, match=says) as error:
         Training(**how)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_settings_may_be_numpy_numbers_and_are_kept_as_plain_ones() -> None:
+    how = Training(epochs=np.int64(3), learning_rate=np.float32(0.5), kl_target=np.float64(1), seed=np.uint8(2))  # type: ignore[arg-type]
+    assert how == Training(epochs=3, learning_rate=0.5, kl_target=1.0, seed=2)
+    assert {type(value) for value in (how.epochs, how.seed)} == {int} and type(how.learning_rate) is float
 
 
 def test_only_the_parts_that_are_asked_for_are_learned() -> None:

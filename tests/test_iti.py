@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -35,13 +37,20 @@ def added(made: Any) -> dict[Site, Tensor]:
     return {site: op.vector for site, op in made.operations.items() if isinstance(op, Add)}
 
 
-def answers(lm: Model, given: Task, site: Site) -> tuple[Tensor, Tensor, list[str]]:
-    """What a head hands on at the end of every answer, by a forward pass of our own; whether it is against; the job."""
-    seen: list[Tensor] = []
-    place = find(lm.hf, site)
-    assert place.start is not None
-    part = slice(place.start, place.start + place.width)
-    handle = place.module.register_forward_pre_hook(lambda m, args: seen.append(args[0][0, -1, part].clone()))
+def answers(lm: Model, given: Task, where: Iterable[Site]) -> tuple[dict[Site, Tensor], Tensor, list[str]]:
+    """What heads hand on at the end of every answer, by forward passes of our own; whether it is against; the job."""
+    seen: dict[Site, list[Tensor]] = {site: [] for site in where}
+    handles = []
+    for site, rows in seen.items():
+        place = find(lm.hf, site)
+        assert place.start is not None
+
+        def look(
+            module: Any, args: Any, rows: list[Tensor] = rows, start: int = place.start, n: int = place.width
+        ) -> None:
+            rows.append(args[0][0, -1, start : start + n].clone())
+
+        handles.append(place.module.register_forward_pre_hook(look))
     against, jobs = [], []
     with torch.no_grad():
         for item in given:
@@ -49,8 +58,9 @@ def answers(lm: Model, given: Task, site: Site) -> tuple[Tensor, Tensor, list[st
                 lm.hf(tiny.ids(lm, f"{item.prompt}{option}"))
                 against.append(group != item.stereotype)
                 jobs.append(item.occupation)
-    handle.remove()
-    return torch.stack(seen), torch.tensor(against), jobs
+    for handle in handles:
+        handle.remove()
+    return {site: torch.stack(rows) for site, rows in seen.items()}, torch.tensor(against), jobs
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
@@ -58,8 +68,9 @@ def test_it_shifts_as_many_heads_as_asked_by_one_spread_towards_answers_against_
     lm = tiny.model(name)
     made = iti(lm, task(), heads=5, progress=False)
     assert len(made.operations) == 5 and set(made.operations) < set(sites(lm.hf, "head"))
+    found, against, _ = answers(lm, task(), made.operations)
     for site, vector in added(made).items():
-        x, against, _ = answers(lm, task(), site)
+        x = found[site]
         assert vector.shape == (find(lm.hf, site).width,)
         way = (x[against].mean(0) - x[~against].mean(0)).double()
         way = way / way.norm()
@@ -76,8 +87,9 @@ def test_the_heads_are_those_whose_probes_do_best_on_occupations_they_have_not_s
     assert min(scores[site] for site in kept) >= max(score for site, score in scores.items() if site not in kept)
     unseen = method._unseen([job for job in JOBS for _ in range(6)], 0.2, 0)
     assert unseen.sum() == 6
+    found, against, jobs = answers(lm, task(), made.operations)
     for site, vector in added(made).items():
-        x, against, jobs = answers(lm, task(), site)
+        x = found[site]
         assert len({job for job, out in zip(jobs, unseen, strict=True) if out}) == 1
         probe = LogisticRegression(max_iter=1000, class_weight="balanced").fit(x[~unseen].double(), against[~unseen])
         assert scores[str(site)] == pytest.approx(probe.score(x[unseen].double(), against[unseen]), abs=1e-3)
@@ -161,17 +173,28 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 @pytest.mark.parametrize(
     ("given", "how", "says"),
     [
-        (task(), {"heads": 0}, "0 heads cannot be steered: these layers have 12"),
+        (task(), {"heads": 0}, "heads must be a whole number of at least 1, not 0"),
         (task(), {"heads": 5, "layers": 1}, "5 heads cannot be steered: these layers have 4"),
-        (task(), {"direction": "svm"}, "'svm' is no direction"),
+        (task(), {"direction": "svm"}, "unknown direction 'svm'"),
+        (task(), {"heads": 1.5}, "heads must be a whole number"),
+        (task(), {"seed": -1}, "seed must be a whole number of at least 0"),
+        (task(), {"batch_size": 0}, "batch_size must be a whole number"),
+        (task(), {"validation": None}, "validation must be between 0 and 1"),
+        (task((" he", " him"), ("man", "man")), {}, "no answer against the stereotype .man."),
         (task(), {"validation": 1.0}, "validation must be between 0 and 1"),
         (task(), {"layers": "top"}, "no layers are called 'top'"),
-        (Task("one", task().items[:3]), {}, "on 1 occupation"),
-        (Task("none", ()), {}, "on 0 occupation"),
-        (task((" he", " she"), ("light", "dark")), {}, "'plumber' has no stereotype among light, dark"),
+        (Task("one", task().items[:3]), {}, "on 1 cluster"),
+        (Task("none", ()), {}, "on 0 cluster"),
+        (task((" he", " she"), ("light", "dark")), {}, "'plumber' has no stereotype among its groups, light, dark"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(given: Task, how: dict[str, Any], says: str) -> None:
     with pytest.raises(SteerlibError, match=says) as error:
         iti(tiny.model("llama"), given, **{"heads": 4, "progress": False, **how})
     assert "\n" not in str(error.value)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with pytest.raises(SteerlibError, match="iti needs the package scikit-learn"):
+        iti(tiny.model("llama"), task(), heads=4, progress=False)

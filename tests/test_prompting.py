@@ -60,7 +60,7 @@ def test_the_wordings_are_several_sentences_and_name_no_group() -> None:
     ("asked", "how", "says"),
     [
         ("A", {"instruction": " "}, "instruction is empty"),
-        ("A", {"place": "assistant"}, "'assistant' is no place"),
+        ("A", {"place": "assistant"}, "unknown place 'assistant'"),
         ([{"role": "assistant", "content": "A"}], {}, "no message of a user"),
     ],
 )

@@ -77,14 +77,15 @@ def lora(
     Raises:
         SteerlibError: as `dso` does, or if the package peft is missing.
 
-    >>> import steerlib as sl
-    >>> lm = sl.load("smollm2", device="cpu")
-    >>> task = sl.tasks.Task("few", sl.tasks.pronoun("train").ambiguous.items[:2], about="occupation")
-    >>> how = sl.Training(epochs=1, batch_size=2)
-    >>> adapter = sl.lora(lm, task, how, anchors=["The rain began"], rank=1, progress=False)
-    >>> with sl.adapted(lm, adapter):
-    ...     lm.choose("The nurse said that", [" he", " she"]).shape
-    torch.Size([2])
+    Example:
+        >>> import steerlib as sl
+        >>> lm = sl.load("smollm2", device="cpu")
+        >>> task = sl.tasks.Task("few", sl.tasks.pronoun("train").ambiguous.items[:2], about="occupation")
+        >>> how = sl.Training(epochs=1, batch_size=2)
+        >>> adapter = sl.lora(lm, task, how, anchors=["The rain began"], rank=1, progress=False)
+        >>> with sl.adapted(lm, adapter):
+        ...     lm.choose("The nurse said that", [" he", " she"]).shape
+        torch.Size([2])
     """
     if rank < 1:
         raise SteerlibError(f"the rank of an update must be at least 1, not {rank}.")

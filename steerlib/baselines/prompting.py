@@ -31,14 +31,27 @@ def prompting(
 ) -> Task | Prompt:
     """The same task, or prompt, with an instruction before it.
 
-    asked: a Task, a text or a chat; it is left as it was. instruction: a sentence of its own, as INSTRUCTIONS has some.
-    place: in a chat, before the first words of the "user" (after any picture), or as the "system" message, in front of one
-    that is there; in plain text it is always the first sentence. Raises SteerlibError if there is nothing to put it before.
+    Args:
+        asked: a Task, a text or a chat; it is left as it was.
+        instruction: a sentence of its own, such as one of INSTRUCTIONS.
+        place: in a chat, before the first words of the "user" (after any picture), or as the "system" message, in front of one
+            that is there already; in plain text it is always the first sentence.
+
+    Returns:
+        What was asked, of the same kind.
+
+    Raises:
+        SteerlibError: if there is nothing to put it before.
+
+    Example:
+        >>> import steerlib as sl
+        >>> sl.prompting("The nurse said that", "Be fair.")
+        'Be fair. The nurse said that'
     """
     if not instruction.strip():
         raise SteerlibError("the instruction is empty: give a sentence, such as one of INSTRUCTIONS.")
     if place not in ("user", "system"):
-        raise SteerlibError(f"'{place}' is no place for an instruction: use 'user' or 'system'.")
+        raise SteerlibError(f"unknown place '{place}' for an instruction: choose 'user' or 'system'.")
     if isinstance(asked, Task):
         return replace(
             asked, items=tuple(replace(i, prompt=prompting(i.prompt, instruction, place=place)) for i in asked)
@@ -52,4 +65,4 @@ def prompting(
         if message["role"] == place:
             chat[number] = {**message, "content": preceded(message["content"], instruction)}
             return chat
-    raise SteerlibError("this chat has no message of a user, before which an instruction could stand.")
+    raise SteerlibError("this chat has no message of a user for an instruction to precede.")

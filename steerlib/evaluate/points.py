@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.intervals import Estimate
 from steerlib.models.model import Model, weights_hash
@@ -42,9 +44,11 @@ def _fingerprint(steering: Steering) -> str:
     digest = hashlib.sha256()
     for site, operation in sorted(steering.operations.items(), key=lambda pair: str(pair[0])):
         digest.update(f"{site} {type(operation).__name__}".encode())
-        for name, tensor in sorted(vars(operation).items()):
-            if tensor is not None:
-                digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+        for name, value in sorted(vars(operation).items()):
+            if isinstance(value, torch.Tensor):
+                digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+            elif value is not None:
+                digest.update(f"{name} {value!r}".encode())
     return digest.hexdigest()
 
 

@@ -40,37 +40,60 @@ def contrastive(
     layers: Layers = "middle",
     direction: Literal["mean", "pca"] = "mean",
     operation: Literal["ablate", "add"] = "ablate",
-    center: Center = "neutral",
+    center: Center | None = None,
     read: Literal["last", "mean"] = "last",
     batch_size: int = 16,
+    progress: bool = True,
 ) -> Steering:
     """A Steering away from what `biased` prompts have and `neutral` ones lack.
 
-    biased, neutral: any streams of prompts; they are read once, and memory does not grow with their number.
-    layers: a number, several, a range, or "early", "middle", "late", "all", "last"; the residual stream is steered there
-    (`choose_layers` picks them from a steering made with "all").
-    direction: of the difference of the two "mean"s, or the first principal one ("pca") of the differences between the i-th
-    biased and the i-th neutral prompt, which costs width x width numbers a layer.
-    operation: "ablate" removes the direction, "add" subtracts the difference of the means, or its part along the principal
-    direction (so that at strength 1 the mean biased activation becomes, along it, the mean neutral one).
-    center: what an ablation leaves along the direction: "zero" (the paper), the "neutral" mean, or the "midpoint" of the two
-    means. read: activations at the "last" token or their "mean".
-    Raises SteerlibError if a side is empty, the two do not differ, or "pca" finds prompts without a partner.
+    Args:
+        model: whose activations are read.
+        biased: any stream of prompts; it is read once, and memory does not grow with its length.
+        neutral: likewise.
+        layers: a number, several, a range, or "early", "middle", "late", "all", "last"; the residual stream is steered there
+            (`choose_layers` picks them from a steering made with "all").
+        direction: that of the difference of the two "mean"s, or the first principal one ("pca") of the differences between the
+            i-th biased and the i-th neutral prompt, which takes width x width numbers per layer.
+        operation: "ablate" removes the direction; "add" subtracts the difference of the means, or its part along the principal
+            direction (so that at strength 1 the mean biased activation becomes, along it, the mean neutral one).
+        center: what an ablation leaves along the direction: "zero" (the paper), the "neutral" mean (also if None), or the
+            "midpoint" of the two means. Adding has no centre.
+        read: activations at each prompt's "last" token, or their "mean" over its tokens.
+        batch_size: how many prompts are read together.
+        progress: show a bar.
+
+    Returns:
+        A Steering of one operation per layer.
+
+    Raises:
+        SteerlibError: if a side is empty, the two do not differ, or "pca" finds prompts without a partner.
+
+    Example:
+        >>> import steerlib as sl
+        >>> lm = sl.load("smollm2", device="cpu")
+        >>> biased, neutral = ["The nurse said she", "The pilot said he"], ["The nurse said they", "The pilot said they"]
+        >>> made = sl.contrastive(lm, biased, neutral, layers=12, progress=False)
+        >>> [str(site) for site in made.operations]
+        ['residual.12']
     """
     if operation not in ("ablate", "add"):
-        raise SteerlibError(f"'{operation}' is no operation of a contrastive steering: use 'ablate' or 'add'.")
-    if center not in ("zero", "neutral", "midpoint"):
-        raise SteerlibError(f"'{center}' is no centre: use 'zero', 'neutral' or 'midpoint'.")
+        raise SteerlibError(f"unknown operation '{operation}': choose 'ablate' or 'add'.")
+    if center not in (None, "zero", "neutral", "midpoint"):
+        raise SteerlibError(f"unknown centre '{center}': choose 'zero', 'neutral' or 'midpoint'.")
+    if operation == "add" and center is not None:
+        raise SteerlibError(f"adding has no centre, so center='{center}' would do nothing: leave it out, or ablate.")
+    center = center or "neutral"
     if direction not in ("mean", "pca"):
-        raise SteerlibError(f"'{direction}' is no direction of a contrastive steering: use 'mean' or 'pca'.")
+        raise SteerlibError(f"unknown direction '{direction}': choose 'mean' or 'pca'.")
     where = [Site("residual", layer) for layer in sites.layers(model.hf, layers)]
     principal: dict[Site, Tensor] = {}
     if direction == "pca":
-        mean_b, mean_n, principal, count_b = _paired(model, biased, neutral, where, read, batch_size)
+        mean_b, mean_n, principal, count_b = _paired(model, biased, neutral, where, read, batch_size, progress)
         count_n = count_b
     else:
-        mean_b, count_b = _mean(model, biased, where, read, batch_size, "biased")
-        mean_n, count_n = _mean(model, neutral, where, read, batch_size, "neutral")
+        mean_b, count_b = _mean(model, biased, where, read, batch_size, progress, "biased")
+        mean_n, count_n = _mean(model, neutral, where, read, batch_size, progress, "neutral")
     operations: dict[Site, Operation] = {}
     for site in where:
         difference = (mean_b[site] - mean_n[site]).float()
@@ -100,10 +123,24 @@ def split_answers(
 ) -> tuple[list[Prompt], list[Prompt]]:
     """Biased and neutral prompts out of a model's own answers: those that mention the attribute, and those that do not.
 
-    prompts, answers: what the model was asked and what it wrote after each. mentions: whether a text does.
-    Returns (biased, neutral): each prompt with its answer behind it (in a chat, as the assistant's), so that activations are
-    read where the answer ends. Source: Ratzlaff et al., arXiv 2411.12590, section 3.
-    Raises SteerlibError if all answers mention it, or none.
+    Source: Ratzlaff et al., arXiv 2411.12590, section 3.
+
+    Args:
+        prompts: what the model was asked.
+        answers: what it wrote after each.
+        mentions: whether a text mentions the attribute.
+
+    Returns:
+        (biased, neutral): each prompt followed by its answer (in a chat, as the assistant's), so that activations are read
+        where the answer ends.
+
+    Raises:
+        SteerlibError: if all answers mention it, or none does.
+
+    Example:
+        >>> import steerlib as sl
+        >>> sl.split_answers(["Who is it?", "Who?"], [" A woman.", " A cook."], lambda text: "woman" in text)
+        (['Who is it? A woman.'], ['Who? A cook.'])
     """
     many = as_list(prompts)[0]
     if isinstance(answers, str) or len(many) != len(answers):
@@ -125,13 +162,14 @@ def _mean(
     where: list[Site],
     read: Literal["last", "mean"],
     batch_size: int,
+    progress: bool,
     side: str,
 ) -> tuple[dict[Site, Tensor], int]:
     """The mean activation at each site over a stream of prompts, (width,) in float64, and how many there were."""
     sums = {site: torch.zeros((), dtype=torch.float64) for site in where}
     count = 0
     total = len(prompts) if isinstance(prompts, (list, tuple)) else None
-    with tqdm(total=total, desc=f"reading {side} prompts", leave=False) as bar:
+    with tqdm(total=total, desc=f"reading {side} prompts", leave=False, disable=not progress) as bar:
         for indices, got in capture(model, prompts, where, read=read, batch_size=batch_size):
             count += len(indices)
             bar.update(len(indices))
@@ -149,13 +187,14 @@ def _paired(
     where: list[Site],
     read: Literal["last", "mean"],
     batch_size: int,
+    progress: bool,
 ) -> tuple[dict[Site, Tensor], dict[Site, Tensor], dict[Site, Tensor], int]:
     """Both means and the principal direction of the paired differences, each (width,) in float64; how many pairs."""
     sums: list[dict[Site, Tensor]] = [{site: torch.zeros((), dtype=torch.float64) for site in where} for _ in range(3)]
     waiting: tuple[dict[int, dict[Site, Tensor]], ...] = ({}, {})  # read, their partner not yet: a window at most
     streams = [capture(model, side, where, read=read, batch_size=batch_size) for side in (biased, neutral)]
     count = 0
-    with tqdm(desc="reading pairs of prompts", leave=False) as bar:
+    with tqdm(desc="reading pairs of prompts", leave=False, disable=not progress) as bar:
         for batches in zip_longest(*streams):
             for side, batch in zip(waiting, batches, strict=True):
                 for row, i in enumerate(batch[0] if batch else ()):

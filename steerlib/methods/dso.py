@@ -69,13 +69,14 @@ def dso(
         SteerlibError: on input that cannot be learned from, on a checkpoint of another training, and when numbers stop being
             finite or the model is being destroyed.
 
-    >>> import steerlib as sl
-    >>> lm = sl.load("smollm2", device="cpu")
-    >>> task = sl.tasks.Task("few", sl.tasks.pronoun("train").ambiguous.items[:2], about="occupation")
-    >>> how = sl.Training(epochs=1, batch_size=2)
-    >>> made = sl.dso(lm, task, how, anchors=["The rain began"], where=[sl.Site("norm", -1)], progress=False)
-    >>> [str(site) for site in made.operations], len(made.provenance["history"]["bias"])
-    (['norm.final'], 1)
+    Example:
+        >>> import steerlib as sl
+        >>> lm = sl.load("smollm2", device="cpu")
+        >>> task = sl.tasks.Task("few", sl.tasks.pronoun("train").ambiguous.items[:2], about="occupation")
+        >>> how = sl.Training(epochs=1, batch_size=2)
+        >>> made = sl.dso(lm, task, how, anchors=["The rain began"], where=[sl.Site("norm", -1)], progress=False)
+        >>> [str(site) for site in made.operations], len(made.provenance["history"]["bias"])
+        (['norm.final'], 1)
     """
     if isinstance(parts, str) or not parts or not set(parts) <= {"scale", "shift"}:
         raise SteerlibError(f"parts must be 'scale', 'shift' or both, in a list, not {parts!r}.")

@@ -44,22 +44,45 @@ def gradient(
     epsilon: float = 0.02,
     layers: Layers = "middle",
     operation: Literal["ablate", "add"] = "ablate",
-    center: Literal["zero", "neutral"] = "neutral",
+    center: Literal["zero", "neutral"] | None = None,
     read: Literal["last", "mean"] = "last",
+    progress: bool = True,
 ) -> Steering:
     """A Steering away from what makes the model say `words`, from a picture (or a prompt) and a list of words.
 
-    pictures, prompts: as many of each, or one for all of the others; None if the prompts are text or hold their pictures.
-    words: whole words of any number of tokens, each as it would follow the prompt (with its space, if there is one).
-    site: where the step is taken. "pixels": on the picture as the model gets it. "visual": on what the projector hands to the
-    text decoder. "embeddings": on everything that is handed to it, text too. "residual": on the stream at each wanted layer by
-    itself, so that the vector is the step.
-    norm: "sign" moves every value by epsilon, "l2" along the gradient, by epsilon in root mean square. epsilon: for pixels in
-    units of 0 (black) to 1 (white), between which the step stays; elsewhere a part of the root mean square of what is stepped on.
-    layers: whose residual stream is steered. operation: "ablate" removes the direction; "add" subtracts, at strength s, it times
-    s times the mean length of the activations read. center: what an ablation leaves along the direction: "zero" (the paper)
-    or what the activations have before the step ("neutral"). read: activations at each prompt's "last" token or their "mean".
-    Needs the memory of one prompt's activations, none for gradients of weights. Raises SteerlibError on bad input.
+    It needs the memory of one prompt's activations, and none for gradients of weights.
+
+    Args:
+        model: left as it was.
+        pictures: one per prompt, or one for all; None if the prompts are text or hold their pictures.
+        prompts: one per picture, or one for all.
+        words: whole words of any number of tokens, each as it would follow the prompt (with its space, if there is one).
+        site: where the step is taken. "pixels": on the picture as the model gets it. "visual": on what the projector hands to
+            the text decoder. "embeddings": on everything that is handed to it, text too. "residual": on the stream at each
+            wanted layer by itself, so that the vector is the step.
+        norm: "sign" moves every value by epsilon, "l2" along the gradient, by epsilon in root mean square.
+        epsilon: the size of the step. For pixels in units of 0 (black) to 1 (white), between which the step stays; elsewhere a
+            fraction of the root mean square of what is stepped on.
+        layers: whose residual stream is steered.
+        operation: "ablate" removes the direction; "add" subtracts, at strength s, s times the mean length of the activations
+            read, along it.
+        center: what an ablation leaves along the direction: "zero" (the paper) or what the activations have before the step
+            ("neutral", also if None). Adding has no centre.
+        read: activations at each prompt's "last" token, or their "mean" over its tokens.
+        progress: show a bar.
+
+    Returns:
+        A Steering of one operation per layer.
+
+    Raises:
+        SteerlibError: on input that no step can be taken from.
+
+    Example:
+        >>> import steerlib as sl
+        >>> lm = sl.load("smollm2", device="cpu")
+        >>> made = sl.gradient(lm, None, "The nurse said that", [" she"], site="embeddings", layers=12, progress=False)
+        >>> [str(site) for site in made.operations]
+        ['residual.12']
     """
     _check(model, words, site, norm, epsilon, operation, center)
     inputs = _inputs(pictures, prompts)
@@ -67,7 +90,10 @@ def gradient(
     changes = {at: torch.zeros((), dtype=torch.float64) for at in where}
     befores, lengths = dict(changes), dict(changes)
     noise = 0 if site == "residual" else torch.finfo(model.hf.dtype).eps  # what rounding alone changes
-    with frozen(model.hf), tqdm(total=len(inputs), desc="taking gradient steps", leave=False) as bar:
+    with (
+        frozen(model.hf),
+        tqdm(total=len(inputs), desc="taking gradient steps", leave=False, disable=not progress) as bar,
+    ):
         for prompt in inputs:
             before, change = _change(model, prompt, words, site, norm, epsilon, where, read)
             for at in where:
@@ -85,25 +111,27 @@ def gradient(
         if operation == "add":
             operations[at] = Add((-lengths[at] * direction).float())
         else:
-            operations[at] = Ablate(direction.float(), befores[at].float() if center == "neutral" else None)
+            operations[at] = Ablate(direction.float(), None if center == "zero" else befores[at].float())
     step = {"site": site, "norm": norm, "epsilon": float(epsilon), "words": list(words)}
     counts = {"inputs": len(inputs), "pictures": sum(map(count_pictures, inputs))}
-    facts = {"operation": operation, "center": center if operation == "ablate" else None, "read": read}
+    facts = {"operation": operation, "center": (center or "neutral") if operation == "ablate" else None, "read": read}
     return Steering(operations, provenance(model, "gradient", **step, **counts, **facts))
 
 
 def _check(
-    model: Model, words: Sequence[str], site: str, norm: str, epsilon: float, operation: str, center: str
+    model: Model, words: Sequence[str], site: str, norm: str, epsilon: float, operation: str, center: str | None
 ) -> None:
     """Refuse what can be refused before the model runs."""
     for what, given, known in (
         ("place for a step", site, ("pixels", "visual", "embeddings", "residual")),
         ("norm of a step", norm, ("sign", "l2")),
-        ("operation of a gradient steering", operation, ("ablate", "add")),
-        ("centre", center, ("zero", "neutral")),
+        ("operation", operation, ("ablate", "add")),
+        ("centre", center or "neutral", ("zero", "neutral")),
     ):
         if given not in known:
-            raise SteerlibError(f"'{given}' is no {what}: use {', '.join(known)}.")
+            raise SteerlibError(f"unknown {what} '{given}': choose {', '.join(map(repr, known))}.")
+    if operation == "add" and center is not None:
+        raise SteerlibError(f"adding has no centre, so center='{center}' would do nothing: leave it out, or ablate.")
     if isinstance(words, str) or not words or not all(isinstance(word, str) and word.strip() for word in words):
         raise SteerlibError(f"words are a list of texts, none of them empty, such as ['woman', 'man'], not {words!r}.")
     if not isinstance(epsilon, numbers.Real) or not 0 < epsilon < math.inf:

@@ -12,6 +12,7 @@ the baseline of Monteiro Paes et al., arXiv 2512.15926. Ours: a probe is scored 
 
 from __future__ import annotations
 
+import numbers
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlib.errors import SteerlibError
+from steerlib.errors import SteerlibError, check_count
 from steerlib.models import sites
 from steerlib.models.model import Model
 from steerlib.models.prompts import Prompt, answered
@@ -43,17 +44,43 @@ def iti(
 ) -> Steering:
     """A Steering of Add operations at the attention heads whose probes tell best whether an answer is a stereotype.
 
-    task: its ambiguous items are read, each with every option as its answer. heads: K, how many are steered. direction: along
-    the difference of the "mean"s, or the weights of the "probe". layers: where to look. validation: the share of occupations
-    on which probes are scored; seed: which ones. Needs scikit-learn.
-    The provenance keeps the validation accuracy of every head. Raises SteerlibError if there are too few items or heads.
+    Args:
+        model: whose heads are read.
+        task: its ambiguous items are read, each with every option as its answer.
+        heads: K, how many heads are steered.
+        direction: along the difference of the "mean"s, or the weights of the "probe".
+        layers: where to look.
+        validation: the share of occupations on which probes are scored.
+        batch_size: how many answers are read together.
+        seed: which occupations those are.
+        progress: show a bar.
+
+    Returns:
+        A Steering whose provenance keeps the validation accuracy of every head.
+
+    Raises:
+        SteerlibError: if there are too few items or heads, or scikit-learn is missing.
+
+    Example:
+        >>> import steerlib as sl
+        >>> lm = sl.load("smollm2", device="cpu")
+        >>> task = sl.tasks.Task("few", sl.tasks.pronoun("train").ambiguous.items[::40])
+        >>> made = sl.iti(lm, task, heads=4, layers=[14, 15], progress=False)
+        >>> len(made.operations), len(made.provenance["accuracy"])
+        (4, 18)
     """
-    from sklearn.linear_model import LogisticRegression  # slow to import, and only needed here
+    try:
+        from sklearn.linear_model import LogisticRegression  # slow to import, and only needed here
+    except ImportError as error:
+        raise SteerlibError(
+            "iti needs the package scikit-learn: install it with `pip install scikit-learn`."
+        ) from error
 
     if direction not in ("mean", "probe"):
-        raise SteerlibError(f"'{direction}' is no direction of a head: use 'mean' or 'probe'.")
+        raise SteerlibError(f"unknown direction '{direction}': choose 'mean' or 'probe'.")
+    heads, seed = check_count("heads", heads), check_count("seed", seed, 0)
     where = sites.sites(model.hf, "head", layers)
-    if not 1 <= heads <= len(where):
+    if heads > len(where):
         raise SteerlibError(f"{heads} heads cannot be steered: these layers have {len(where)}.")
     texts, against, names = _answered(task)
     unseen = _unseen(names, validation, seed)
@@ -92,14 +119,19 @@ def _answered(task: Task) -> tuple[list[Prompt], Any, list[str]]:
     against, names = [], []
     for item in task.ambiguous:
         if item.stereotype not in item.groups:
-            raise SteerlibError(f"occupation '{item.occupation}' has no stereotype among {', '.join(item.groups)}.")
+            raise SteerlibError(f"'{item.cluster}' has no stereotype among its groups, {', '.join(item.groups)}.")
+        if set(item.groups) == {item.stereotype}:
+            raise SteerlibError(
+                f"an item on '{item.cluster}' has no answer against the stereotype ({item.stereotype}): a probe learns to tell "
+                "answers of both kinds apart."
+            )
         for option, group in zip(item.options, item.groups, strict=True):
             texts.append(answered(item.prompt, option))
             against.append(group != item.stereotype)
-            names.append(item.occupation)
-    if len(set(names)) < 2 or len(set(against)) < 2:
+            names.append(item.cluster)
+    if len(set(names)) < 2:
         raise SteerlibError(
-            f"'{task.name}' has ambiguous items on {len(set(names))} occupation(s): probes need two or more, to be scored on "
+            f"'{task.name}' has ambiguous items on {len(set(names))} {task.about}(s): probes need two or more, to be scored on "
             "some that they have not seen."
         )
     return texts, np.array(against), names
@@ -107,7 +139,7 @@ def _answered(task: Task) -> tuple[list[Prompt], Any, list[str]]:
 
 def _unseen(names: list[str], share: float, seed: int) -> Any:
     """(n,) bool: answers about the occupations on which probes are scored, at least one and never all of them."""
-    if not 0 < share < 1:
+    if not isinstance(share, numbers.Real) or not 0 < share < 1:
         raise SteerlibError(
             f"validation must be between 0 and 1, not {share}: it is the share of the occupations kept back."
         )

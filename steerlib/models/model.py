@@ -249,11 +249,12 @@ class Model:
             SteerlibError: on options that are empty, the same, or the beginning of one another, a prompt longer than the
                 model's context, or an output that is not finite.
 
-        >>> import steerlib as sl
-        >>> lm = sl.load("smollm2", device="cpu")
-        >>> chosen, mass = lm.choose("The nurse was tired because", [" she", " he"], return_mass=True)
-        >>> bool(chosen[0] > chosen[1]), bool(0.1 < mass < 1)
-        (True, True)
+        Example:
+            >>> import steerlib as sl
+            >>> lm = sl.load("smollm2", device="cpu")
+            >>> chosen, mass = lm.choose("The nurse was tired because", [" she", " he"], return_mass=True)
+            >>> bool(chosen[0] > chosen[1]), bool(0.1 < mass < 1)
+            (True, True)
         """
         if score not in ("sum", "token", "character"):
             raise SteerlibError(f"there is no score '{score}': use 'sum', 'token' or 'character'.")
@@ -299,11 +300,12 @@ class Model:
         Raises:
             SteerlibError: on an empty continuation, a text longer than the model's context, or an output that is not finite.
 
-        >>> import steerlib as sl
-        >>> lm = sl.load("smollm2", device="cpu")
-        >>> paris, cheese = lm.loglik(["The capital of France is"] * 2, [" Paris", " cheese"])
-        >>> bool(paris.sum() > cheese.sum())
-        True
+        Example:
+            >>> import steerlib as sl
+            >>> lm = sl.load("smollm2", device="cpu")
+            >>> paris, cheese = lm.loglik(["The capital of France is"] * 2, [" Paris", " cheese"])
+            >>> bool(paris.sum() > cheese.sum())
+            True
         """
         check_count("batch_size", batch_size)
         many, _ = as_list(prompts)

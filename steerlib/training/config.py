@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass
 from typing import Literal
 
-from steerlib.errors import SteerlibError
+from steerlib.errors import SteerlibError, check_count
 
 Reward = Literal["occupation", "prompt"]
 Estimator = Literal["exact", "reinforce", "ppo"]
@@ -38,12 +40,13 @@ class Training:
     Raises:
         SteerlibError: if a setting is not one that can be trained with.
 
-    >>> from steerlib import Training
-    >>> Training(epochs=1).batch_size
-    16
-    >>> Training(epochs=0)
-    Traceback (most recent call last):
-    steerlib.errors.SteerlibError: epochs must be at least 1, not 0.
+    Example:
+        >>> from steerlib import Training
+        >>> Training(epochs=1).batch_size
+        16
+        >>> Training(epochs=0)
+        Traceback (most recent call last):
+        steerlib.errors.SteerlibError: epochs must be a whole number of at least 1, not 0.
     """
 
     reward: Reward = "occupation"
@@ -72,20 +75,21 @@ class Training:
         ):
             if getattr(self, name) not in known:
                 raise SteerlibError(f"unknown {name} '{getattr(self, name)}': choose {' or '.join(map(repr, known))}.")
-        if self.kl_coef is None and not (self.kl_target is not None and self.kl_target > 0):
+        least = {"epochs": 1, "batch_size": 1, "num_samples": 1 if self.estimator == "exact" else 2, "seed": 0}
+        if self.per_cluster is not None:
+            least["per_cluster"] = 1
+        for name, lowest in least.items():
+            object.__setattr__(self, name, check_count(name, getattr(self, name), lowest))
+        for name in ("learning_rate", "l1", "kl_target", "kl_coef"):
+            value = getattr(self, name)
+            if value is None and name != "learning_rate":
+                continue
+            if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+                raise SteerlibError(f"{name} must be a number of at least 0, not {value!r}.")
+            object.__setattr__(self, name, float(value))
+        if self.learning_rate == 0:
+            raise SteerlibError("learning_rate must be above 0: at 0 nothing is learned.")
+        if self.kl_coef is None and not self.kl_target:
             raise SteerlibError(
                 f"kl_target must be above 0 nats, not {self.kl_target}: at 0 the model would not be allowed to change."
             )
-        least = {"epochs": 1, "batch_size": 1, "num_samples": 1 if self.estimator == "exact" else 2}
-        for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise SteerlibError(f"{name} must be at least {lowest}, not {getattr(self, name)}.")
-        if self.per_cluster is not None and self.per_cluster < 1:
-            raise SteerlibError(
-                f"per_cluster must be at least 1, not {self.per_cluster}, or None to keep a cluster whole."
-            )
-        if not self.learning_rate > 0:
-            raise SteerlibError(f"learning_rate must be above 0, not {self.learning_rate}.")
-        for name in ("l1", "kl_coef"):
-            if (getattr(self, name) or 0) < 0:
-                raise SteerlibError(f"{name} must be at least 0, not {getattr(self, name)}.")
