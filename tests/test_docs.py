@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import steerlib
 from steerlib.reproduce.reference import Entry, as_rst, entries, reference
 
+ROOT = Path(__file__).resolve().parents[1]
 MADE_BY_A_FUNCTION = {  # results, whose example is that of the function that makes them
     "Adapter",
     "Capability",
@@ -119,6 +121,21 @@ def test_a_public_name_is_found_where_it_is_defined() -> None:
     for entry in CALLED:
         thing = found(entry)
         assert thing.__module__ == entry.module and isinstance(thing, type) == (entry.kind == "class"), entry.written
+
+
+PROSE = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md", "book/intro.md", "book/api.md")
+
+
+@pytest.mark.parametrize("page", PROSE)
+def test_pages_name_only_what_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name in re.findall(r"\bsl\.(\w+(?:\.\w+)?)", text):
+        thing: Any = steerlib
+        for word in name.split("."):
+            assert hasattr(thing, word), f"{page} names sl.{name}"
+            thing = getattr(thing, word)
+    for path in re.findall(r"[`(]((?:steerlib|tools|data|tests|book|benchmarks)/[\w./-]*\w/?)[`)]", text):
+        assert (ROOT / path).exists() or "NAME" in path or "NN" in path, f"{page} names {path}"
 
 
 def test_every_docstring_is_a_page_without_faults() -> None:
