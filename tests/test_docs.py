@@ -28,6 +28,7 @@ MADE_BY_A_FUNCTION = {  # results, whose example is that of the function that ma
     "Sentiment",
     "Tradeoff",
 }
+SHOWN_WITH = {"adapted": "lora"}  # an example that takes long is shared
 CALLED = [entry for entry in entries() if entry.kind != "data"]
 
 
@@ -93,7 +94,9 @@ def test_a_public_name_is_explained_in_google_style(entry: Entry) -> None:
 
 @pytest.mark.parametrize("entry", CALLED, ids=lambda entry: entry.written)
 def test_a_public_name_has_an_example_that_runs(entry: Entry) -> None:
-    assert ">>> " in entry.doc or entry.written.rpartition(".")[2] in MADE_BY_A_FUNCTION
+    name = entry.written.rpartition(".")[2]
+    with_it = inspect.getdoc(getattr(steerlib, SHOWN_WITH[name])) or "" if name in SHOWN_WITH else ""
+    assert ">>> " in entry.doc or name in MADE_BY_A_FUNCTION or f"sl.{name}(" in with_it
 
 
 def test_what_needs_no_example_is_a_public_class() -> None:
@@ -149,7 +152,7 @@ def test_every_docstring_is_a_page_without_faults() -> None:
         docs |= {f"{entry.written}.{name}": inspect.getdoc(x) or "" for name, x in methods(entry).items()}
     wrong = {}
     for name, doc in docs.items():
-        text = str(GoogleDocstring(as_rst(inspect.cleandoc(doc)), Config(napoleon_use_ivar=True)))
+        text = str(GoogleDocstring(as_rst(inspect.cleandoc(doc)), Config()))
         said: list[str] = []
         stream = type("Stream", (), {"write": lambda self, text, said=said: said.append(str(text))})()
         settings = {"warning_stream": stream, "report_level": 2, "halt_level": 5}

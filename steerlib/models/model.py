@@ -410,9 +410,17 @@ class Model:
         return texts[0] if single else texts
 
     def split(self, prompt: Prompt, continuations: Sequence[str]) -> Query:
-        """The prompt's token ids, those of each continuation, cut where the prompt ends in the joint text, and its pictures.
+        """The token ids of a prompt and of texts that may follow it, cut where the prompt ends in the joint text.
 
-        Raises SteerlibError if the prompt is empty, a continuation does not start a new token, or they exceed the context.
+        Args:
+            prompt: a text or a chat.
+            continuations: texts, each of which begins with a new token.
+
+        Returns:
+            A Query: the prompt's token ids, those of each continuation, and the prompt's pictures.
+
+        Raises:
+            SteerlibError: the prompt is empty, a continuation does not start a new token, or the two exceed the context.
         """
         start, seen = self.read(prompt)
         if not start:
