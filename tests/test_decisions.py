@@ -16,6 +16,7 @@ import torch
 from steerlib import SteerlibError, decision_bias, reduction, tasks
 from steerlib.evaluate.decisions import METRICS, DecisionBias
 from steerlib.evaluate.floor import distance
+from steerlib.evaluate.statistics import mean
 from steerlib.tasks import Item, Task
 
 
@@ -336,11 +337,13 @@ def test_several_afters_are_averaged_in_each_cluster_and_names_not_order_tell_cl
     before = pd.Series({"nurse": 0.8, "pilot": 0.5, "cook": 0.3, "clerk": 0.4})
     one, two = before * [0.5, 0.2, 0.9, 0.1], before.sample(frac=1, random_state=1) * 0.3
     got = reduction(before, [one, two])
-    mean = (one + two) / 2
-    assert got == reduction(before, mean) == reduction(before.to_dict(), mean.to_dict())
-    assert got.value == pytest.approx(1 - mean.sum() / before.sum())
+    middle = (one + two) / 2
+    assert got == reduction(before, middle) == reduction(before.to_dict(), middle.to_dict())
+    assert got.value == pytest.approx(1 - middle.sum() / before.sum())
     assert reduction(before, before * 1.5).value == pytest.approx(-0.5)
-    assert reduction(before, before * 0).interval == (1, 1)
+    gone = reduction(before, before * 0)  # from every cluster, which is no proof for others: as for a share of none
+    assert gone.value == gone.high == 1
+    assert gone.low == pytest.approx(mean(np.ones(len(before))).low)
     kept = reduction(-before, -one)  # a gap that is negative throughout
     assert kept.value == pytest.approx(reduction(before, one).value)
 
