@@ -261,7 +261,7 @@ def test_the_mass_is_what_the_model_gives_to_the_options_before_they_are_normali
     assert torch.allclose(character, (by_hand / torch.tensor([2, 3, 4])).softmax(-1), atol=1e-5)
     one, whole = lm.choose(prompts[0], options, return_mass=True)
     assert one.shape == (3,) and whole.shape == () and whole == pytest.approx(float(mass[0]), rel=1e-4)
-    with pytest.raises(SteerlibError, match="not scored by 'mean'"):
+    with pytest.raises(SteerlibError, match="there is no score 'mean'"):
         lm.choose(prompts, options, score="mean")
 
 
