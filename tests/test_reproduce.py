@@ -404,7 +404,7 @@ def alive(pid: int) -> bool:
     return not (status.is_file() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
 
 
-def wait_until(true: Any, seconds: float = 60) -> None:
+def wait_until(true: Any, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited in vain"
