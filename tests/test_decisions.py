@@ -16,6 +16,7 @@ import torch
 from steerlib import SteerlibError, decision_bias, reduction, tasks
 from steerlib.evaluate.decisions import METRICS, DecisionBias
 from steerlib.evaluate.floor import distance
+from steerlib.evaluate.statistics import mean
 from steerlib.tasks import Item, Task
 
 
@@ -192,7 +193,7 @@ def test_a_result_can_be_cut_by_any_label_and_by_cluster() -> None:
     assert got.per_cluster().mean() == pytest.approx(got.per_occupation_bias.value)
     assert list(got.per_cluster().index) == [f"job {o}" for o in range(5)]
     assert len(got.ambiguous) == 20 and got.unambiguous.empty
-    assert set(got.table().index) <= {name.replace("_", " ") for name in METRICS}
+    assert set(got.table().index) <= {name.replace("_", " ").replace("occupation", "job") for name in METRICS}
     for column in ("colour", "p_man", "answer"):
         with pytest.raises(SteerlibError, match=f"no labels '{column}': there are job, stereotype, template, wording"):
             got.by(column)
@@ -206,7 +207,7 @@ def test_a_result_can_be_cut_by_any_label_and_by_cluster() -> None:
 def test_two_clusters_have_numbers_but_no_intervals_and_everything_survives() -> None:
     got = measured(pairs([[0.2, 0.4], [0.6, 0.8]]))
     assert got.per_occupation_bias.value == pytest.approx(0.5) and math.isnan(got.per_occupation_bias.low)
-    assert got.table().loc["per occupation bias", "n"] == 2 and len(got.plot().containers) == 1
+    assert got.table().loc["per job bias", "n"] == 2 and len(got.plot().containers) == 1
 
 
 @pytest.mark.parametrize("resamples", [0, 1, -3, 2.5])
@@ -257,10 +258,10 @@ def test_the_mass_is_what_the_model_gives_to_the_options_before_they_are_normali
     sizes = torch.tensor([len(x) for x in lm.loglik([prompts[0]] * 3, options)])
     assert torch.allclose(token, (by_hand / sizes).softmax(-1), atol=1e-5)
     character = lm.choose(prompts, options, score="character")
-    assert torch.allclose(character, (by_hand / torch.tensor([3, 4, 5])).softmax(-1), atol=1e-5)
+    assert torch.allclose(character, (by_hand / torch.tensor([2, 3, 4])).softmax(-1), atol=1e-5)
     one, whole = lm.choose(prompts[0], options, return_mass=True)
     assert one.shape == (3,) and whole.shape == () and whole == pytest.approx(float(mass[0]), rel=1e-4)
-    with pytest.raises(SteerlibError, match="not scored by 'mean'"):
+    with pytest.raises(SteerlibError, match="there is no score 'mean'"):
         lm.choose(prompts, options, score="mean")
 
 
@@ -336,11 +337,13 @@ def test_several_afters_are_averaged_in_each_cluster_and_names_not_order_tell_cl
     before = pd.Series({"nurse": 0.8, "pilot": 0.5, "cook": 0.3, "clerk": 0.4})
     one, two = before * [0.5, 0.2, 0.9, 0.1], before.sample(frac=1, random_state=1) * 0.3
     got = reduction(before, [one, two])
-    mean = (one + two) / 2
-    assert got == reduction(before, mean) == reduction(before.to_dict(), mean.to_dict())
-    assert got.value == pytest.approx(1 - mean.sum() / before.sum())
+    middle = (one + two) / 2
+    assert got == reduction(before, middle) == reduction(before.to_dict(), middle.to_dict())
+    assert got.value == pytest.approx(1 - middle.sum() / before.sum())
     assert reduction(before, before * 1.5).value == pytest.approx(-0.5)
-    assert reduction(before, before * 0).interval == (1, 1)
+    gone = reduction(before, before * 0)  # from every cluster, which is no proof for others: as for a share of none
+    assert gone.value == gone.high == 1
+    assert gone.low == pytest.approx(mean(np.ones(len(before))).low)
     kept = reduction(-before, -one)  # a gap that is negative throughout
     assert kept.value == pytest.approx(reduction(before, one).value)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 import steerlib
 from steerlib.reproduce.reference import Entry, as_rst, entries, reference
 
+ROOT = Path(__file__).resolve().parents[1]
 MADE_BY_A_FUNCTION = {  # results, whose example is that of the function that makes them
     "Adapter",
     "Capability",
@@ -20,11 +21,14 @@ MADE_BY_A_FUNCTION = {  # results, whose example is that of the function that ma
     "Fluency",
     "LayerChoice",
     "MentionRate",
+    "PairItem",
     "Person",
+    "Portrait",
     "Scene",
     "Sentiment",
     "Tradeoff",
 }
+SHOWN_WITH = {"adapted": "lora"}  # an example that takes long is shared
 CALLED = [entry for entry in entries() if entry.kind != "data"]
 
 
@@ -49,15 +53,15 @@ def parameters(function: Any) -> list[str]:
     return [name for name in taken if name not in ("self", "cls")]
 
 
-def faults(name: str, doc: str, takes: list[str]) -> list[str]:
-    """What a docstring in Google style lacks."""
+def faults(name: str, doc: str, takes: list[str], above: str = "") -> list[str]:
+    """What a docstring in Google style lacks; `above` has those of the classes that this one extends."""
     first, _, rest = inspect.cleandoc(doc).partition("\n")
     wrong = []
     if not doc.strip():
         return [f"{name} has no docstring"]
     if not first.rstrip().endswith(".") or (rest and rest.split("\n")[0].strip()):
         wrong.append(f"{name} does not begin with one line that is a sentence")
-    listed = section(doc, "Args") | section(doc, "Attributes")
+    listed = section(doc, "Args") | section(doc, "Attributes") | section(above, "Attributes")
     if missing := [one for one in takes if one not in listed]:
         wrong.append(f"{name} does not explain {', '.join(missing)} under Args:")
     if takes and (extra := sorted(section(doc, "Args") - set(takes))):
@@ -78,7 +82,10 @@ def section(doc: str, title: str) -> set[str]:
 def test_a_public_name_is_explained_in_google_style(entry: Entry) -> None:
     thing = found(entry)
     takes = [] if isinstance(thing, type) and issubclass(thing, BaseException) else parameters(thing)
-    wrong = faults(entry.written, inspect.getdoc(thing) or "", takes)
+    above = "".join(
+        inspect.cleandoc(base.__doc__ or "") + "\n" for base in getattr(thing, "__mro__", (0, object))[1:-1]
+    )
+    wrong = faults(entry.written, inspect.getdoc(thing) or "", takes, above)
     for name, method in methods(entry).items():
         own, doc = method.__doc__, inspect.getdoc(getattr(thing, name)) or ""  # of what it overrides, if it has none
         wrong += faults(f"{entry.written}.{name}", doc, parameters(method) if own else [])
@@ -87,7 +94,9 @@ def test_a_public_name_is_explained_in_google_style(entry: Entry) -> None:
 
 @pytest.mark.parametrize("entry", CALLED, ids=lambda entry: entry.written)
 def test_a_public_name_has_an_example_that_runs(entry: Entry) -> None:
-    assert ">>> " in entry.doc or entry.written.rpartition(".")[2] in MADE_BY_A_FUNCTION
+    name = entry.written.rpartition(".")[2]
+    with_it = inspect.getdoc(getattr(steerlib, SHOWN_WITH[name])) or "" if name in SHOWN_WITH else ""
+    assert ">>> " in entry.doc or name in MADE_BY_A_FUNCTION or f"sl.{name}(" in with_it
 
 
 def test_what_needs_no_example_is_a_public_class() -> None:
@@ -117,6 +126,21 @@ def test_a_public_name_is_found_where_it_is_defined() -> None:
         assert thing.__module__ == entry.module and isinstance(thing, type) == (entry.kind == "class"), entry.written
 
 
+PROSE = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md", "book/intro.md", "book/api.md")
+
+
+@pytest.mark.parametrize("page", PROSE)
+def test_pages_name_only_what_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name in re.findall(r"\bsl\.(\w+(?:\.\w+)?)", text):
+        thing: Any = steerlib
+        for word in name.split("."):
+            assert hasattr(thing, word), f"{page} names sl.{name}"
+            thing = getattr(thing, word)
+    for path in re.findall(r"[`(]((?:steerlib|tools|data|tests|book|benchmarks)/[\w./-]*\w/?)[`)]", text):
+        assert (ROOT / path).exists() or "NAME" in path or "NN" in path, f"{page} names {path}"
+
+
 def test_every_docstring_is_a_page_without_faults() -> None:
     """The book is built with warnings as errors, and a docstring that is no reStructuredText would stop it."""
     pytest.importorskip("sphinx")
@@ -128,7 +152,7 @@ def test_every_docstring_is_a_page_without_faults() -> None:
         docs |= {f"{entry.written}.{name}": inspect.getdoc(x) or "" for name, x in methods(entry).items()}
     wrong = {}
     for name, doc in docs.items():
-        text = str(GoogleDocstring(as_rst(inspect.cleandoc(doc)), Config(napoleon_use_ivar=True)))
+        text = str(GoogleDocstring(as_rst(inspect.cleandoc(doc)), Config()))
         said: list[str] = []
         stream = type("Stream", (), {"write": lambda self, text, said=said: said.append(str(text))})()
         settings = {"warning_stream": stream, "report_level": 2, "halt_level": 5}

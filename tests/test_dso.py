@@ -562,11 +562,11 @@ def test_a_checkpoint_of_other_parts_is_refused(tmp_path: Path) -> None:
 
 def test_items_that_hold_no_decision_are_refused() -> None:
     lm, good = tiny.model("llama"), letters()
-    one = replace(good.items[0], options=(" a",), groups=("man",))
+    twice = replace(good.items[0], options=(" a", " a"))
     odd = replace(good.items[0], groups=("man", "child"))
     begins = replace(good.items[0], options=(" a", " ab"))
     for items, says in (
-        ((one, *good.items), "'plumber' has an item with only one option"),
+        ((twice, *good.items), "option ' a' was given twice"),
         ((odd, *good.items), "options for man, child, but 'letters' has the groups child, man, woman"),
         ((begins, *good.items), "is the beginning of"),
         (good.unambiguous.items, "no ambiguous items"),

@@ -35,6 +35,7 @@ COLAB = {  # our dependencies that Colab's image holds (googlecolab/backend-info
     "packaging",
     "pillow",
     "scikit-learn",
+    "scipy",
     "regex",
     "peft",
     "jinja2",

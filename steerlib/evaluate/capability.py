@@ -78,11 +78,20 @@ class Capability:
         return rows({group: self._right(part) for group, part in parts.items()}, grouping)
 
     def per_cluster(self, measure: str = JOB) -> pd.Series[float]:
-        """The share of right answers in each occupation, by its name. measure: "job named" or "unambiguous accuracy"."""
+        """The share of right answers in each occupation, by its name.
+
+        Args:
+            measure: "job named" or "unambiguous accuracy".
+        """
         return self._part(measure).groupby("occupation")["right"].mean()
 
     def plot(self, ax: Axes | None = None, *, by: str | None = None) -> Axes:
-        """One row per measure, one marker per group of a grouping (None: everything) with its interval."""
+        """One row per measure, one marker per group with its interval.
+
+        Args:
+            ax: where to draw; None makes a figure.
+            by: a grouping, as in `by`; None takes everything together.
+        """
         measures = [measure for measure in (JOB, WHO) if (self.frame["measure"] == measure).any()]
         if not measures:
             raise SteerlibError("no share was measured that could be drawn: give portraits or a task to `capability`.")

@@ -128,7 +128,8 @@ class DecisionBias:
 
     def table(self) -> pd.DataFrame:
         """The numbers, one row per metric: value, low, high (ends of the 95 % interval), n (clusters)."""
-        return style.table({name: getattr(self, name) for name in METRICS})
+        names = {name: name.replace("occupation", self.about) for name in METRICS}
+        return style.table({names[name]: getattr(self, name) for name in METRICS})
 
     def per_cluster(self, metric: str = "per_occupation_bias") -> pd.Series[float]:
         """A metric of every cluster, by its name.

@@ -244,13 +244,22 @@ class Sentiment:
         return table({"compound": self.compound, "empty": self.empty, "repeated": self.repeated})
 
     def by(self, grouping: str) -> pd.DataFrame:
-        """The mean score by group: one row per group of a grouping, with value, low, high and n (clusters)."""
+        """The mean score by group: one row per group, with value, low, high and n (clusters).
+
+        Args:
+            grouping: one of `groupings`.
+        """
         grouped(self.frame, grouping, self.groupings)
         part = self.per_group[self.per_group["grouping"] == grouping]
         return part.drop(columns="grouping").set_index("group").rename_axis(grouping)
 
     def plot(self, ax: Axes | None = None, *, by: str | None = None) -> Axes:
-        """One row per group, or one for all answers; 0 is neither friendly nor unfriendly."""
+        """One row per group, or one for all answers; 0 is neither friendly nor unfriendly.
+
+        Args:
+            ax: where to draw; None makes a figure.
+            by: one of `groupings`; None takes all answers together.
+        """
         rows_of = {ALL: self.compound} if by is None else _estimates(self.by(by))
         ax = dots(
             list(rows_of),
@@ -375,7 +384,13 @@ class Fluency:
         return rows({group: estimate for group, estimate in found.items() if estimate is not None}, grouping)
 
     def plot(self, ax: Axes | None = None, *, by: str | None = None, metric: str = "perplexity") -> Axes:
-        """One row per group, or one for all answers, of one metric; see `by`."""
+        """One row per group, or one for all answers, of one metric.
+
+        Args:
+            ax: where to draw; None makes a figure.
+            by: one of `groupings`; None takes all answers together.
+            metric: as in `by`.
+        """
         if by is None:
             whole = _metrics(self.frame, self.resamples, self.seed).get(metric)
             rows_of = {} if whole is None else {ALL: whole}

@@ -96,7 +96,13 @@ class MentionRate:
         return share(part, self._column(category), resamples=self.resamples, seed=self.seed)
 
     def gap(self, first: str, second: str, category: str = ANY) -> Estimate:
-        """The rate in one group less the rate in another: 0 if the model speaks of both alike."""
+        """The rate in one group minus the rate in another: 0 if the model speaks of both alike.
+
+        Args:
+            first: a group, of whatever grouping has it.
+            second: another.
+            category: one of `categories`, or "any" for at least one of them.
+        """
         return gap(
             self.frame[self._column(category)],
             self._members(first),
@@ -107,7 +113,12 @@ class MentionRate:
         )
 
     def by(self, grouping: str, category: str = ANY) -> pd.DataFrame:
-        """The rates of a category by group: one row per group of a grouping, with value, low, high and n (clusters)."""
+        """The rates of a category by group: one row per group, with value, low, high and n (clusters).
+
+        Args:
+            grouping: one of `groupings`.
+            category: one of `categories`, or "any" for at least one of them.
+        """
         column = self._column(category)
         parts = grouped(self.frame, grouping, self.groupings)
         return rows(
@@ -115,7 +126,11 @@ class MentionRate:
         )
 
     def per_cluster(self, category: str = ANY) -> pd.Series[float]:
-        """The rate in each cluster, by its name."""
+        """The rate in each cluster, by its name.
+
+        Args:
+            category: one of `categories`, or "any" for at least one of them.
+        """
         return self.frame.groupby("cluster")[self._column(category)].mean()
 
     def table(self) -> pd.DataFrame:
@@ -230,6 +245,12 @@ def mentions(
 
     Raises:
         SteerlibError: there is no portrait.
+
+    Example:
+        >>> import steerlib as sl
+        >>> said = sl.mentions(sl.load("smol-llava"), sl.tasks.describe("test")[:2], max_new_tokens=12)
+        >>> said.rate("gender").n
+        1
     """
     shown = portraits_of(portraits)
     answers = model.generate([p.prompt for p in shown], max_new_tokens=max_new_tokens, batch_size=batch_size)

@@ -1,20 +1,22 @@
 """The share of bias that is removed: 1 - after / before, summed over the same clusters in both.
 
 The interval resamples clusters of both at once, so that what makes a cluster hard in both cancels. Where no value is negative it
-is made on the scale of log(after / before), and never exceeds 1.
+is made on the scale of log(after / before), and never exceeds 1. Where nothing is left in any of n clusters, its lower end is
+1 - t^2 / (n + t^2), as for a share that was seen in none of them: seven of seven is no proof for the next one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.decisions import DecisionBias
-from steerlib.evaluate.intervals import Estimate, Floats, bootstrap, ratio
+from steerlib.evaluate.intervals import Estimate, Floats, bootstrap, ratio, reach
 
 Biases = DecisionBias | Mapping[str, float] | pd.Series
 """A result of `decision_bias`, or one value per cluster by its name."""
@@ -81,6 +83,8 @@ def reduction(
 
     bounds = (0.0, math.inf) if (data >= 0).all() else None
     found = bootstrap(left, data, bounds=bounds, resamples=resamples, seed=seed)
+    if found.value == found.high == 0.0:  # nothing is left, in any cluster
+        found = replace(found, high=reach(found.n))
     return Estimate(1 - found.value, 1 - found.high, 1 - found.low, found.n)
 
 

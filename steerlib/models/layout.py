@@ -24,8 +24,9 @@ PATIENCE = 5.0  # seconds that a thread waits before it says what for
 class Layout:
     """How the running batch is laid out, so that a hook can tell prompt, answer and padding apart.
 
-    real: (batch, columns) bool, False where a column is padding; columns past the end are real, they were generated.
-    prompt_end: (batch,) the column just past each row's prompt.
+    Attributes:
+        real: (batch, columns) bool, False where a column is padding; columns past the end are real, because they were generated.
+        prompt_end: (batch,) the column just past each row's prompt.
     """
 
     real: Tensor
@@ -38,7 +39,12 @@ layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
 
 @contextmanager
 def laid_out(real: Tensor, prompt_end: Tensor) -> Iterator[None]:
-    """Within the `with`, hooks read this layout. real: (batch, columns) bool; prompt_end: (batch,)."""
+    """Within the `with`, hooks read this layout.
+
+    Args:
+        real: (batch, columns) bool, as in `Layout`.
+        prompt_end: (batch,), as in `Layout`.
+    """
     token = layout.set(Layout(real, prompt_end))
     try:
         yield
@@ -47,17 +53,17 @@ def laid_out(real: Tensor, prompt_end: Tensor) -> Iterator[None]:
 
 
 class _Gate:
-    """Which thread runs a model now, how deep in `alone` it is, and what changes the model."""
+    """Which thread runs a model now, how many `alone`s it is inside, and what changes the model."""
 
     def __init__(self) -> None:
         self.free = threading.Condition()
         self.owner: int | None = None
-        self.session: object = None  # anew each time that the model is taken
+        self.session: object = None  # a new one each time that the model is taken
         self.depth = 0
         self.changes: list[str] = []
 
     def shut(self) -> bool:
-        """Whether another thread has the model, and this one was not sent by it."""
+        """Whether another thread has the model, and this one does not work for it."""
         return self.owner not in (None, threading.get_ident()) and self.session not in _sessions.get()
 
 

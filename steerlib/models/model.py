@@ -43,8 +43,19 @@ WINDOW = 16  # batches whose prompts are read, and whose pictures are held, at a
 class Model:
     """A thin bundle of a Hugging Face model and its tokenizer; made by `load`.
 
-    name: what it was loaded as. hf: the model itself, in evaluation mode. tokenizer: pads on the left. processor: what turns
-    pictures into numbers, or None for a model that reads only text.
+    Attributes:
+        name: what it was loaded as.
+        hf: the model itself, in evaluation mode.
+        tokenizer: its tokenizer, which pads on the left.
+        processor: what turns pictures into numbers, or None for a model that reads only text.
+
+    Example:
+        >>> import steerlib as sl
+        >>> lm = sl.load("smollm2")
+        >>> lm.choose("The nurse said that", [" he", " she"]).shape
+        torch.Size([2])
+        >>> lm.generate("One, two, three,", max_new_tokens=2)
+        ' four,'
     """
 
     name: str
@@ -59,6 +70,12 @@ class Model:
 
     def render(self, prompt: Prompt) -> str:
         """The text that the model reads for a prompt: itself if plain, else through the model's chat template.
+
+        Args:
+            prompt: a text, or a chat; an answer that the chat has begun is left open.
+
+        Returns:
+            The text, with a placeholder for every picture.
 
         Raises:
             SteerlibError: the chat is malformed, or the model's template is missing or refuses it.
@@ -84,13 +101,47 @@ class Model:
             raise SteerlibError(f"the chat template of '{self.name}' does not take this chat: {reason}.") from error
 
     def tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
-        """Token ids of `prompt` followed by `continuation`; special tokens as the model expects them."""
+        """The token ids of a prompt followed by a continuation, with special tokens as the model expects them.
+
+        Args:
+            prompt: a text or a chat.
+            continuation: text that follows it directly.
+
+        Returns:
+            Token ids. A piece of a picture is a placeholder.
+
+        Raises:
+            SteerlibError: as `read`.
+
+        Example:
+            >>> import steerlib as sl
+            >>> lm = sl.load("smollm2")
+            >>> lm.tokenizer.convert_ids_to_tokens(lm.tokens("The nurse", " said"))
+            ['The', 'Ġnurse', 'Ġsaid']
+        """
         return self.read(prompt, continuation)[0]
 
     def read(self, prompt: Prompt, continuation: str = "") -> tuple[list[int], Seen]:
-        """Token ids as `tokens` gives them, with a placeholder for every piece of a picture, and what the pictures show.
+        """The token ids of a prompt, and what its pictures show.
 
-        Raises SteerlibError if pictures and the places for them do not agree, or a picture has no clear RGB form.
+        Args:
+            prompt: a text or a chat.
+            continuation: text that follows it directly.
+
+        Returns:
+            Token ids as `tokens` gives them, and a mapping with what the model's processor makes of the pictures, such as pixel_values
+            (pictures, 3, height, width); it is empty if there are none.
+
+        Raises:
+            SteerlibError: the chat is malformed, the number of pictures is not that of the places for them, the model reads no
+                pictures, or a picture has no clear RGB form.
+
+        Example:
+            >>> import steerlib as sl
+            >>> picture = sl.tasks.people(occupation="doctor", gender="woman")
+            >>> ids, seen = sl.load("smol-llava").read(sl.chat("Who is this?", pictures=picture))
+            >>> {name: tuple(values.shape) for name, values in seen.items()}
+            {'pixel_values': (1, 3, 80, 80)}
         """
         text, pictures = self.render(prompt) + continuation, pictures_of(prompt)
         if self.processor is None:
@@ -111,9 +162,22 @@ class Model:
         return ids, seen
 
     def batch(self, rows: Sequence[Sequence[int]], seen: Sequence[Seen] = ()) -> dict[str, Tensor]:
-        """Rows of token ids, padded on the left: input_ids, attention_mask and position_ids, each (batch, tokens).
+        """Rows of token ids as a batch for the network, padded on the left.
 
-        seen: what `read` says of each row's pictures; they are joined in the order of the rows.
+        Args:
+            rows: token ids of each row.
+            seen: what `read` says of each row's pictures; they are joined in the order of the rows.
+
+        Returns:
+            input_ids, attention_mask and (for families that do not count by themselves) position_ids, each (batch, tokens), and
+            the pictures, all on the model's device.
+
+        Example:
+            >>> import steerlib as sl
+            >>> lm = sl.load("smollm2", device="cpu")
+            >>> lm.batch([lm.tokens("The nurse said that"), lm.tokens("Yes")])["attention_mask"]
+            tensor([[1, 1, 1, 1],
+                    [0, 0, 0, 1]])
         """
         width = max(len(row) for row in rows)
         pad = self.tokenizer.pad_token_id
@@ -346,9 +410,17 @@ class Model:
         return texts[0] if single else texts
 
     def split(self, prompt: Prompt, continuations: Sequence[str]) -> Query:
-        """The prompt's token ids, those of each continuation, cut where the prompt ends in the joint text, and its pictures.
+        """The token ids of a prompt and of texts that may follow it, cut where the prompt ends in the joint text.
 
-        Raises SteerlibError if the prompt is empty, a continuation does not start a new token, or they exceed the context.
+        Args:
+            prompt: a text or a chat.
+            continuations: texts, each of which begins with a new token.
+
+        Returns:
+            A Query: the prompt's token ids, those of each continuation, and the prompt's pictures.
+
+        Raises:
+            SteerlibError: the prompt is empty, a continuation does not start a new token, or the two exceed the context.
         """
         start, seen = self.read(prompt)
         if not start:

@@ -56,9 +56,19 @@ def chat(
 
 
 def as_list(prompts: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
-    """The prompts in a list, and whether it was a single one (a text, or one chat).
+    """The prompts in a list, and whether it was a single one.
 
-    Any sequence will do: a list, a tuple, a column of a frame, an array of texts.
+    Args:
+        prompts: a text, a chat, or several of them in any sequence: a list, a tuple, a column of a frame, an array of texts.
+
+    Returns:
+        The prompts, and True if a single text or chat was given.
+
+    Raises:
+        SteerlibError: there is no prompt, or something among them is neither a text nor a chat.
+
+    >>> as_list("The nurse"), as_list(["The nurse", "The cook"])
+    ((['The nurse'], True), (['The nurse', 'The cook'], False))
     """
     if isinstance(prompts, str):
         return [str(prompts)], True

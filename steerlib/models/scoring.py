@@ -136,7 +136,7 @@ def windows(queries: Iterable[Query], pictured: int) -> Iterator[list[Query]]:
 
 
 def options_for(prompts: Sequence[Prompt], options: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
-    """One list of options per prompt. Raises SteerlibError if they are not a choice between different texts."""
+    """One list of options per prompt. Raises SteerlibError if they are not two texts or more for each."""
     given: list[Any] = [] if isinstance(options, str) else listed(options)
     if not given:
         raise SteerlibError(
@@ -154,15 +154,15 @@ def options_for(prompts: Sequence[Prompt], options: Sequence[str] | Sequence[Seq
                 raise SteerlibError(f"option {number} is a {type(option).__name__}, not a text: {option!r}.")
             if not option:
                 raise SteerlibError(f"option {number} is empty: an option is a text of at least one token.")
-            if option in line[:number]:
-                raise SteerlibError(f"option {option!r} was given twice: the options of a choice must differ.")
     return each * len(prompts) if shared else each
 
 
 def refuse_prefixes(options: Sequence[str], tails: Sequence[Sequence[int]]) -> None:
-    """Refuse an option whose tokens begin another's: it would win by including it."""
+    """Refuse an option that was given twice, or whose tokens begin another's: it would win by including it."""
     for i, a in enumerate(tails):
         for j, b in enumerate(tails):
+            if i != j and list(a) == list(b):
+                raise SteerlibError(f"option {options[i]!r} was given twice: the options of a choice must differ.")
             if i != j and list(b[: len(a)]) == list(a):
                 raise SteerlibError(
                     f"option {options[i]!r} is the beginning of option {options[j]!r}, so it includes it: "

@@ -27,12 +27,19 @@ OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """A place in the text decoder.
+    """A place in the text decoder, where activations are read and changed.
 
-    residual: the output of block `layer`, after everything the block adds, before any final norm.
-    norm: the output of the norm called `part` in block `layer`; layer -1 is the norm after the last block.
-    head: what attention head `part` (a number) of block `layer` hands to the output projection.
-    Written "residual.12", "norm.12.input_layernorm", "norm.final", "head.12.3".
+    A site is written "residual.12", "norm.12.input_layernorm", "norm.final" or "head.12.3", and can be given by that name.
+
+    Args:
+        kind: "residual" is the output of a block, after everything the block adds and before any final norm; "norm" is the output
+            of a norm; "head" is what an attention head hands to the output projection.
+        layer: the number of the block, from 0; -1 is the norm after the last block.
+        part: the name of a norm in its block, or the number of a head; "" for a residual.
+
+    Example:
+        >>> str(Site("residual", 12)), str(Site("norm", -1)), str(Site("head", 12, "3"))
+        ('residual.12', 'norm.final', 'head.12.3')
     """
 
     kind: Kind
@@ -46,15 +53,34 @@ class Site:
 
 @dataclass(frozen=True)
 class Place:
-    """A Site found in a model: whose output (or, for heads, input) it is, and which of its columns."""
+    """A Site found in a model: whose output (or, for heads, input) it is, and which of its columns.
+
+    Attributes:
+        module: the module that a hook is put on.
+        width: how many columns the site has.
+        start: the first column, for a head; None means all columns of the module's output.
+    """
 
     module: nn.Module
     width: int
-    start: int | None = None  # first column, for a head; None means all columns of the module's output
+    start: int | None = None
 
 
 def parse(text: str) -> Site:
-    """The Site that `text` names, the inverse of `str(site)`. Raises SteerlibError if it names none."""
+    """The Site that a text names: the inverse of `str(site)`.
+
+    Args:
+        text: such as "residual.12".
+
+    Returns:
+        The Site; whether a model has it is for `find` to say.
+
+    Raises:
+        SteerlibError: the text does not name a site.
+
+    >>> parse("norm.12.input_layernorm")
+    Site(kind='norm', layer=12, part='input_layernorm')
+    """
     words = text.split(".", 2)
     if words[0] in ("residual", "norm", "head"):
         if words == ["norm", "final"]:
@@ -67,7 +93,7 @@ def parse(text: str) -> Site:
 
 
 def decoder(hf: Any) -> Any:
-    """The text decoder inside any Hugging Face model, also where a vision tower stands beside it."""
+    """The text decoder inside any Hugging Face model, also one that has a vision tower beside it."""
     if not hasattr(hf, "get_decoder"):
         raise SteerlibError(f"{type(hf).__name__} has no get_decoder(): give a Hugging Face model that writes text.")
     return hf.get_decoder()
@@ -94,8 +120,20 @@ def width(hf: Any) -> int:
 def layers(hf: Any, which: Layers) -> list[int]:
     """Layer numbers, in order.
 
-    which: a number (negative counts from the end), several, a range, "all", "last", or a third of the network: "early",
-    "middle", "late". Raises SteerlibError outside the network.
+    Args:
+        hf: the network.
+        which: a number (negative counts from the end), several, a range, "all", "last", or a third of the network: "early",
+            "middle", "late".
+
+    Returns:
+        Numbers of blocks, from 0, each once.
+
+    Raises:
+        SteerlibError: there are no layers of that name, or one is outside the network.
+
+    >>> import steerlib as sl
+    >>> layers(sl.load("smollm2").hf, [3, -1])
+    [3, 29]
     """
     depth = len(blocks(hf))
     third = depth / 3
@@ -125,8 +163,18 @@ def layers(hf: Any, which: Layers) -> list[int]:
 def sites(hf: Any, kind: Kind, which: Layers = "all") -> list[Site]:
     """Every site of a kind in these layers, in the order in which a forward pass meets their blocks.
 
-    The norm after the last block belongs to `which="all"`. Norms inside an attention (of queries and keys) are not sites:
-    their width is a head's.
+    Norms inside an attention (of queries and keys) are not sites: their width is that of a head.
+
+    Args:
+        hf: the network.
+        kind: "residual", "norm" or "head".
+        which: layers as `layers` takes them; "all" includes the norm after the last block.
+
+    Returns:
+        The sites.
+
+    Raises:
+        SteerlibError: the kind or the layers do not exist.
     """
     wanted = layers(hf, which)
     if kind == "residual":
@@ -142,7 +190,18 @@ def sites(hf: Any, kind: Kind, which: Layers = "all") -> list[Site]:
 
 
 def find(hf: Any, site: Site) -> Place:
-    """The module behind a Site. Raises SteerlibError that says what was looked for if the model lacks it."""
+    """The module behind a Site.
+
+    Args:
+        hf: the network.
+        site: the Site.
+
+    Returns:
+        The Place: the module, and which of its columns.
+
+    Raises:
+        SteerlibError: the network has no such site; the sentence says which it has.
+    """
     if site.kind not in ("residual", "norm", "head"):
         raise SteerlibError(f"site {site} does not exist: sites are residual, norm or head.")
     if site == Site("norm", -1):
@@ -195,7 +254,15 @@ def _attention(hf: Any, layer: int) -> tuple[nn.Module, int, int]:
 
 
 def hook(place: Place, change: Callable[[Tensor], Tensor]) -> Any:
-    """Put `change` on the activation at a place: a module's output, or for a head some columns of its input."""
+    """Put a change on the activation at a place: a module's output, or for a head some columns of its input.
+
+    Args:
+        place: where, as `find` gives it.
+        change: maps (batch, tokens, width) to the same shape.
+
+    Returns:
+        torch's handle, whose `remove()` takes the hook off.
+    """
     if place.start is None:
 
         def after(module: nn.Module, args: Any, output: Any) -> Any:

@@ -24,10 +24,16 @@ NAMES = ("smol-llava", "smol-llava-balanced")
 def assemble(name: str, language: Any, tokenizer: Any) -> tuple[Any, Any]:
     """Give a language model its eyes.
 
-    name: one of `NAMES`. language: SmolLM2-135M-Instruct as loaded by transformers, in any float type; it becomes part of
-    the result. tokenizer: its tokenizer, to which the token `<image>` is added.
-    Returns the `LlavaForConditionalGeneration` and its `LlavaProcessor`.
-    Raises SteerlibError if a weights file is not the one whose hash is recorded beside it.
+    Args:
+        name: one of `NAMES`.
+        language: SmolLM2-135M-Instruct as loaded by transformers, in any float type; it becomes part of the result.
+        tokenizer: its tokenizer, to which the token `<image>` is added.
+
+    Returns:
+        The `LlavaForConditionalGeneration` and its `LlavaProcessor`.
+
+    Raises:
+        SteerlibError: a file of weights is missing, or its hash is not the one that is recorded beside it.
     """
     folder = data_path("models", name)
     shared = data_path("models", NAMES[0])
@@ -52,7 +58,7 @@ def assemble(name: str, language: Any, tokenizer: Any) -> tuple[Any, Any]:
     eyes = load_file(_checked(folder, "vision.safetensors"))
     missing, unexpected = hf.load_state_dict(eyes, strict=False)
     if unexpected or any("vision" in key or "projector" in key for key in missing):
-        raise SteerlibError(f"{folder / 'vision.safetensors'} does not fit the vision tower: install steerlib again")
+        raise SteerlibError(f"{folder / 'vision.safetensors'} does not fit the vision tower: install steerlib again.")
 
     pictures: Any = AutoImageProcessor
     reader: Any = LlavaProcessor  # neither has types
@@ -86,10 +92,10 @@ def _checked(folder: Path, file: str) -> Path:
     recorded = json.loads((folder / "sha256.json").read_text(encoding="utf-8"))
     path = folder / file
     if not path.is_file():
-        raise SteerlibError(f"{path} is missing: this copy of steerlib is incomplete, install it again")
+        raise SteerlibError(f"{path} is missing: this copy of steerlib is incomplete, install it again.")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != recorded[file]:
         raise SteerlibError(
-            f"{path} has the SHA-256 {found}, not the recorded {recorded[file]}: install steerlib again"
+            f"{path} has the SHA-256 {found}, not the recorded {recorded[file]}: install steerlib again."
         )
     return path

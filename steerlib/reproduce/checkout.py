@@ -65,7 +65,7 @@ def notebooks(root: Path) -> list[str]:
 
 
 def choose(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The chapters that the user's words mean: a file stem, or its number ("03" or "3").
+    """The chapters that the user's words mean: a file stem, or its number ("03", "3", or "a1" for an appendix).
 
     Args:
         names: the user's words; none means all chapters.
@@ -79,8 +79,10 @@ def choose(names: Sequence[str], known: Sequence[str]) -> list[str]:
 
     >>> choose(["2"], ["01-words", "02-vectors"])
     ['02-vectors']
+    >>> choose(["a1"], ["01-words", "a1-making"])
+    ['a1-making']
     """
-    numbers = {str(int(stem.split("-")[0])): stem for stem in known if stem[:1].isdigit()}
+    numbers = {stem.split("-")[0].lstrip("0"): stem for stem in known}
     chosen = set()
     for name in names:
         stem = name.removesuffix(".ipynb")

@@ -44,6 +44,11 @@ def claim(id: str, result: object) -> None:
         SteerlibError: the ledger has no such id; the result is not a finite number; in a run of the book, the claim
             belongs to another chapter or was recorded already. In a run the chapter then counts as failed, even if
             it catches the error.
+
+    Example:
+        >>> import steerlib as sl
+        >>> sl.claim("measuring.pronoun.per-prompt-bias", 0.4)  # doctest: +ELLIPSIS
+        [...] ... (claim measuring.pronoun.per-prompt-bias, expected ...)
     """
     run = os.environ.get("STEERLIB_RUN")  # set by `steerlib reproduce`
     path = Path(run) if run else None
@@ -69,6 +74,12 @@ def claims(results: Mapping[str, object]) -> None:
 
     Raises:
         SteerlibError: as `claim`, at the first number that is refused; those before it are recorded.
+
+    Example:
+        >>> import steerlib as sl
+        >>> sl.claims({"measuring.pronoun.per-prompt-bias": 0.4, "measuring.pronoun.stereotype-gap": 0.3})  # doctest: +ELLIPSIS
+        [...] ... (claim measuring.pronoun.per-prompt-bias, expected ...)
+        [...] ... (claim measuring.pronoun.stereotype-gap, expected ...)
     """
     for id, result in results.items():
         claim(id, result)

@@ -28,7 +28,7 @@ SECTIONS = {
     "Evaluations": ("An evaluation scores a model, steered or not; a tradeoff sweeps the strength.", "evaluate"),
     "Statistics": (
         "Every number is an Estimate: a value with an interval over clusters.",
-        "evaluate.statistics evaluate.intervals evaluate.points",
+        "evaluate.statistics evaluate.intervals evaluate.trend evaluate.reduction",
     ),
     "Figures": ("What results do not draw by themselves.", "plots"),
     "Reproduction": ("How a number that a chapter measured reaches its page.", "reproduce"),
@@ -91,8 +91,9 @@ def as_rst(doc: str) -> str:
         doc: the docstring.
 
     Returns:
-        The same with three changes: a colon in what follows "Returns:" or "Yields:" parts no type from the rest, a letter may follow
-        `code` directly, and bars, stars and a trailing underscore are themselves. Examples stay as they are.
+        The same with four changes: the attributes of a class are arguments, because it is a dataclass; a colon in what follows
+        "Returns:" or "Yields:" does not end a type; a letter may follow `code` directly; and bars, stars and a trailing
+        underscore are just that. Examples stay as they are.
 
     >>> print(as_rst("Returns:\n    Pairs: one per `Item`s, |a| of each."))
     Returns:
@@ -103,7 +104,8 @@ def as_rst(doc: str) -> str:
         parts = re.split(r"(`[^`]+`)", chunks[number])  # text, code, text, ...
         parts[::2] = [re.sub(r"[|*]|(?<=\w)_(?!\w)", r"\\\g<0>", text) for text in parts[::2]]
         parts[2::2] = [rf"\ {text}" if text[:1].isalnum() else text for text in parts[2::2]]
-        chunks[number] = re.sub(r"(?m)^( *)(Returns|Yields):\n(\s+)", r"\1\2:\n\3: ", "".join(parts))
+        text = re.sub(r"(?m)^( *)(Returns|Yields):\n(\s+)", r"\1\2:\n\3: ", "".join(parts))
+        chunks[number] = re.sub(r"(?m)^( *)Attributes:$", r"\1Args:", text)
     return "".join(chunks)
 
 
@@ -113,10 +115,14 @@ def setup(app: Any) -> dict[str, bool]:
     def read(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
         lines[:] = as_rst("\n".join(lines)).split("\n")
 
+    def sign(app: Any, what: str, name: str, obj: object, options: object, arguments: Any, returns: Any) -> Any:
+        return arguments and arguments.replace("<factory>", "{}"), returns  # a default that Sphinx cannot parse
+
     def name_types(app: Any, config: Any) -> None:
-        config.autodoc_type_aliases = {alias: alias for alias in aliases()}
+        config.autodoc_type_aliases = {alias: alias for alias in [*aliases(), "ArrayLike"]}
 
     app.connect("autodoc-process-docstring", read, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", sign)
     app.connect("config-inited", name_types)
     return {"parallel_read_safe": True}
 

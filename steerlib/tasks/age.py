@@ -33,6 +33,13 @@ class AgeWording:
             With {right}, the age of the one who did it, its items are unambiguous.
         begun: how the answer begins.
         held_out: never used for making a steering.
+
+    Raises:
+        SteerlibError: the text lacks a place.
+
+    Example:
+        >>> AgeWording("mine", "I met {an_first} and {an_second} man. One {did}: {first} or {second}?").prompt("sang", "old", "young")
+        'I met an old and a young man. One sang: old or young?'
     """
 
     name: str
@@ -50,7 +57,17 @@ class AgeWording:
         return "{right}" in self.text
 
     def prompt(self, did: str, first: str, second: str, right: str | None = None) -> Prompt:
-        """The prompt about two people of these ages; right: the age of the one who did it, if the wording says so."""
+        """The prompt about two people of these ages.
+
+        Args:
+            did: what one of them did, such as "ran up the stairs".
+            first: the age of the one who is named first.
+            second: the age of the other.
+            right: the age of the one who did it, if the wording says so.
+
+        Returns:
+            A text, or a chat if the assistant's answer has begun.
+        """
         words = {
             "did": did,
             "first": first,

@@ -43,6 +43,10 @@ class Sentence:
 
     Raises:
         SteerlibError: the text lacks a place, or has more than one pronoun.
+
+    Example:
+        >>> Sentence("late", "The {a} waited for the {b} because {they} came too early.").form
+        'they'
     """
 
     name: str

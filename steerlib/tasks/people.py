@@ -59,7 +59,9 @@ PROFESSIONS = {
 ROLES = {"police officer": "1F46E", "detective": "1F575", "guard": "1F482", "construction worker": "1F477"}
 """Older signs, which a sign for the gender follows instead."""
 OCCUPATIONS = (*PROFESSIONS, *ROLES)
+"""The occupations that have drawings."""
 GENDERS = ("person", "man", "woman")
+"""Whom a drawing shows; a "person" is drawn without marks of gender."""
 TONES = ("yellow", "light", "medium-light", "medium", "medium-dark", "dark")
 """Skin tones; "yellow" is the emoji's own, when none is given."""
 TONE_GROUPS = {
@@ -70,6 +72,7 @@ TONE_GROUPS = {
     "medium-dark": "dark",
     "dark": "dark",
 }
+"""The group of skin tones (yellow, light, medium or dark) that each tone belongs to."""
 HELMETS = ("astronaut", "firefighter")
 """OpenMoji's headgear here covers most of the hair: little in the picture shows the gender."""
 PERSON_IS_MAN = (
@@ -170,6 +173,13 @@ def people(
 
 def side_by_side(first: Image.Image, second: Image.Image) -> Image.Image:
     """Two pictures of one height as one, the first on the left: for models that take a single picture.
+
+    Args:
+        first: the left picture.
+        second: the right one.
+
+    Returns:
+        One picture, as wide as both together.
 
     Raises:
         SteerlibError: one of the two is not a picture, or their heights differ.

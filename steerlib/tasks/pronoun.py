@@ -72,7 +72,15 @@ class Template:
         return bool(self.fields & set(WORDS["man"]))
 
     def prompt(self, occupation: str, group: str | None = None) -> Prompt:
-        """The prompt about one occupation; group ("man" or "woman") if the wording says the gender."""
+        """The prompt about one occupation.
+
+        Args:
+            occupation: such as "nurse".
+            group: "man" or "woman", if the wording says the gender.
+
+        Returns:
+            A text, or a chat if the assistant's answer has begun.
+        """
         words = {"occupation": occupation, "an_occupation": article(occupation), **(WORDS[group] if group else {})}
         text = self.text.format(**words)
         if self.text.startswith("{an_"):  # a sentence begins

@@ -51,18 +51,13 @@ class Policy:
 def questions(model: Model, task: Task, *, whole: bool = False) -> tuple[list[Question], list[str], list[str]]:
     """The items of a task in token ids, read once; the names of its groups and of its clusters.
 
-    Raises SteerlibError if an item has only one option, or its groups are not those of the others.
+    Raises SteerlibError if an item's groups are not those of the others, or its options cannot be told apart.
     """
     groups = sorted({group for item in task for group in item.groups})
     clusters = sorted({item.cluster for item in task})
     found = []
     for item in task:
-        if len(item.options) < 2:
-            raise SteerlibError(
-                f"{task.about} '{item.cluster}' has an item with only one option ({', '.join(map(repr, item.options))}): a "
-                "decision needs two or more."
-            )
-        if len(item.groups) != len(item.options) or set(item.groups) != set(groups):
+        if set(item.groups) != set(groups):
             raise SteerlibError(
                 f"an item on '{item.cluster}' has options for {', '.join(item.groups)}, but '{task.name}' has the groups "
                 f"{', '.join(groups)}: every item needs options for all of them."
