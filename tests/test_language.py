@@ -178,6 +178,14 @@ def test_a_group_without_an_interval_is_still_in_the_table_and_the_figure(monkey
     plt.close("all")
 
 
+def test_numbers_that_happen_to_be_0_or_1_are_not_taken_for_shares() -> None:
+    neutral = [f"A pilot flies plane {i}." for i in range(6)]
+    assert sentiment(neutral).compound.interval == (0.0, 0.0)  # not from 0 to what a share of none may be
+    assert sentiment(neutral).empty.high > 0.3  # which this is
+    single = fluency(LM, ["Once there"] * 6, [" pilots"] * 6)
+    assert single.words.interval == (1.0, 1.0) and single.empty.high > 0.3
+
+
 def test_a_grouping_may_not_be_called_like_a_column() -> None:
     for call in (mention_rate, sentiment):
         with pytest.raises(SteerlibError, match="a grouping cannot be called 'empty'"):

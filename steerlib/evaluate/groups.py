@@ -35,8 +35,11 @@ def grouped(frame: pd.DataFrame, grouping: str, known: Sequence[str]) -> dict[st
 
 
 def share(part: pd.DataFrame, column: str, *, resamples: int, seed: int) -> Estimate:
-    """The mean of a column, with an interval over the clusters."""
-    return mean(part[column].astype(float), part["cluster"].tolist(), resamples=resamples, seed=seed)
+    """The mean of a column, with an interval over the clusters; of truth values it is a share, of numbers it is not."""
+    truths = part[column].map(lambda x: isinstance(x, (bool, np.bool_))).all()
+    return mean(
+        part[column].astype(float), part["cluster"].tolist(), share=bool(truths), resamples=resamples, seed=seed
+    )
 
 
 def rows(estimates: Mapping[str, Estimate], name: str) -> pd.DataFrame:

@@ -46,6 +46,7 @@ def mean(
     clusters: Sequence[object] | None = None,
     *,
     bounds: tuple[float, float] | None = None,
+    share: bool | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
@@ -56,6 +57,8 @@ def mean(
         clusters: one label per item, such as its occupation; None makes each item a cluster of its own.
         bounds: the lowest and the highest value that a score can have, such as (0, 1) for probabilities. Known bounds
             improve the interval of a mean that is close to one of them.
+        share: whether the scores say yes or no; None takes it that they do if all are 0 or 1. Say False of numbers that may
+            happen to be so, such as lengths.
         resamples: how often the clusters are drawn.
         seed: of the draws.
 
@@ -73,7 +76,7 @@ def mean(
         1.000 [0.539, 1.000]
     """
     scores = _floats(values).reshape(-1)
-    if not _is_share(scores):
+    if share is False or not _is_share(scores):
         return _mean(scores, clusters, bounds, 0.0, resamples, seed)
     spread = math.sqrt(len(scores) * scores.mean() * (1 - scores.mean()))
     found = _mean(scores, clusters, (0.0, 1.0), 1 / (2 * spread) if spread else 0.0, resamples, seed)
