@@ -7,6 +7,7 @@ from steerlib.baselines.prompting import INSTRUCTIONS, prompting
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.capability import Capability, capability
 from steerlib.evaluate.decisions import DecisionBias, decision_bias
+from steerlib.evaluate.harness import harness
 from steerlib.evaluate.language import (
     Fluency,
     Sentiment,
@@ -79,6 +80,7 @@ __all__ = [
     "dso",
     "fluency",
     "gradient",
+    "harness",
     "highlight",
     "iti",
     "load",

@@ -81,7 +81,8 @@ def steer(
         yield
         return
     with ExitStack() as stack:
-        stack.enter_context(alone(model.hf, "a steering"))
+        scope = "" if tokens == "all" else f" with tokens='{tokens}'"
+        stack.enter_context(alone(model.hf, f"a steering{scope}"))
         stack.enter_context(uncompiled(model.hf))
         reading = stack.enter_context(_reading(model.hf))
         for site, operation in steering.operations.items():
