@@ -250,7 +250,7 @@ def mllama() -> Model:
         **common,
     }
     torch.manual_seed(0)
-    hf: Any = tf.AutoModelForCausalLM.from_config(tf.models.mllama.MllamaTextConfig(**text))
+    hf: Any = tf.MllamaForCausalLM(tf.models.mllama.MllamaTextConfig(**text))
     return Model("tiny-mllama", hf.eval().requires_grad_(False), tokens)
 
 

@@ -171,7 +171,7 @@ class _Reading:
         if self.depth < 1:
             raise SteerlibError(
                 "a part of a steered model was run outside of a forward pass of the model, as gradient checkpointing does in the "
-                "backward pass: switch it off with model.hf.gradient_checkpointing_disable()."
+                "backward pass at norms and heads: switch that off."
             )
         return self.rows, self.tokens
 
