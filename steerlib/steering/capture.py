@@ -45,7 +45,8 @@ def capture(
         Which prompts, by their number in the stream, and {site: (batch, width) float32 on the CPU}; batches come in order of length.
 
     Raises:
-        SteerlibError: there is no site, a prompt is empty, or an activation is NaN or infinite (naming site and prompt).
+        SteerlibError: there is no site, a prompt is empty, an activation is NaN or infinite (naming site and prompt) or not (batch,
+            tokens, width), or a pass did not reach a site.
 
     Example:
         >>> import steerlib as sl
@@ -63,7 +64,7 @@ def capture(
     if not places:
         raise SteerlibError("no site to read was given: `where` is a list of sites.")
     if isinstance(prompts, str):
-        raise SteerlibError("one text was given: put it in a list, for capture reads many prompts.")
+        raise SteerlibError("one text was given: put it in a list, because capture reads many prompts.")
     return _stream(model, iter(prompts), places, read, batch_size)
 
 
@@ -115,7 +116,7 @@ def _stream(
     seen = 0
     while window := list(islice(stream, WINDOW * batch_size)):
         if any(isinstance(prompt, Mapping) for prompt in window):
-            raise SteerlibError("one chat was given: put it in a list, for capture reads many prompts.")
+            raise SteerlibError("one chat was given: put it in a list, because capture reads many prompts.")
         rows, pictures = map(list, zip(*map(model.read, window), strict=True))
         if [] in rows:
             raise SteerlibError(f"prompt {seen + rows.index([])} is empty: there is no token to read.")
@@ -148,8 +149,13 @@ def _read_batch(model: Model, batch: dict[str, Tensor], places: dict[Site, Place
         def look(h: Tensor) -> Tensor:  # (batch, tokens, width)
             if read == "last":
                 got[site] = h[:, -1].float().cpu().clone()  # not a view, which would keep every token
+            elif h.shape[1] < mask.shape[1]:
+                raise SteerlibError(
+                    f"the mean at {site} cannot be taken: its block is handed {h.shape[1]} of {mask.shape[1]} tokens, so use "
+                    "read='last'."
+                )
             else:
-                real = mask.unsqueeze(-1)
+                real = mask.unsqueeze(-1).to(h.device)
                 got[site] = (h.float().masked_fill(~real, 0).sum(1) / real.sum(1)).cpu()
             if len(got) == len(places):
                 raise _Enough
@@ -162,11 +168,16 @@ def _read_batch(model: Model, batch: dict[str, Tensor], places: dict[Site, Place
         stack.enter_context(alone(model.hf))
         stack.enter_context(uncompiled(model.hf))
         for site, place in places.items():
-            stack.callback(hook(place, keep(site)).remove)
+            stack.callback(hook(place, keep(site), lambda: mask.shape).remove)
         stack.enter_context(torch.no_grad())  # not inference mode: probes may learn from what is read
         stack.enter_context(laid_out(mask, ends))
         try:
             model.hf.base_model(**batch, use_cache=False)  # all but the head, its vision tower included
         except _Enough:
             pass
+    if missed := sorted(places.keys() - got.keys()):
+        raise SteerlibError(
+            f"nothing can be read at {', '.join(map(str, missed))}: the pass over these prompts never reached "
+            f"{'it' if len(missed) == 1 else 'them'}, as where a block is only for prompts with a picture; leave such layers out."
+        )
     return got
