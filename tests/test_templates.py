@@ -254,6 +254,16 @@ def test_the_model_answers_as_its_own_classes_do(family: str) -> None:
         assert torch.allclose(lm.choose(prompt, ["a", "b"]), expected[[first, second]].softmax(-1), atol=1e-5)
 
 
+def test_places_of_patches_are_counted_through_a_batch() -> None:
+    lm = tiny.seeing()
+    views = [
+        {"pixel_values": torch.zeros(crops, 9, 12), "image_token_pooling": torch.tensor([[0, 8], [3, -1]])}
+        for crops in (2, 1, 3)
+    ]
+    got = lm.batch([[5, 6]] * 4, [views[0], views[1], {}, views[2]])["image_token_pooling"]
+    assert got.tolist() == [[0, 8], [3, -1], [18, 26], [21, -1], [27, 35], [30, -1]]
+
+
 # ---- without a template
 
 

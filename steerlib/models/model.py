@@ -32,7 +32,7 @@ from steerlib.models.scoring import (
     tail_log_probs,
     windows,
 )
-from steerlib.models.seen import WINDOW, Seen, crossed, now, sights, stacked, token_kinds
+from steerlib.models.seen import WINDOW, Seen, counted_on, crossed, now, sights, stacked, token_kinds
 from steerlib.models.templates import rendered
 
 Score = Literal["sum", "token", "character"]
@@ -210,6 +210,8 @@ class Model:
                 values = [
                     sights(view[key], len(row), width) for view, row in zip(seen, rows, strict=True) if key in view
                 ]
+            if key == "image_token_pooling":
+                values = counted_on(seen, key)
             joined = stacked(values)
             batch[key] = joined.to(self.device, self.hf.dtype if joined.is_floating_point() else None)
         return batch

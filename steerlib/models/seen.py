@@ -87,6 +87,19 @@ def stacked(values: Sequence[Tensor]) -> Tensor:
     return torch.cat(filled)
 
 
+def counted_on(views: Sequence[Seen], key: str) -> list[Tensor]:
+    """The places of patches among those of all pictures in a batch (Molmo 2), for each view that has the key.
+
+    Each view counts them from its own first patch; -1 stands for none.
+    """
+    found, before = [], 0
+    for view in views:
+        if key in view:
+            found.append(torch.where(view[key] >= 0, view[key] + before, view[key]))
+            before += view["pixel_values"].shape[:2].numel()
+    return found
+
+
 def token_kinds(kinds: Sequence[Tensor | None], rows: Sequence[Sequence[int]], width: int) -> Tensor:
     """One number per token, (batch, width), padded with 0 on the left; a row has none if it has no picture.
 
