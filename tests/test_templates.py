@@ -18,7 +18,7 @@ from helpers import letters, quick
 from torch import Tensor
 
 from steerlib import Steering, SteerlibError, activations, chat, dso, prompting, tasks
-from steerlib.models import seen, templates
+from steerlib.models import seen
 from steerlib.models.model import Model
 from steerlib.models.prompts import Prompt, answered
 from steerlib.steering.operations import Add, provenance
@@ -274,6 +274,9 @@ def test_a_base_model_reads_a_text_with_its_pictures() -> None:
     assert "labels" not in held
     own = lm.processor(text=["<image><image>answer en Who?"], images=[[shown, shown]], return_tensors="pt")
     assert ids == own["input_ids"][0].tolist()
+    end = lm.tokenizer("A\n", add_special_tokens=False)["input_ids"][1:]
+    assert ids[-1:] == end, "this processor ends a prompt with a line break"
+    assert lm.tokens(prompt, "a cook") == ids + lm.tokenizer("a cook", add_special_tokens=False)["input_ids"]
     assert lm.read(chat("<image>answer en<image> Who?", pictures=[shown, shown], plain=True))[0] != ids
     assert isinstance(lm.generate(prompt, max_new_tokens=3), str)
 
@@ -328,8 +331,9 @@ def test_a_date_is_fixed_for_templates_that_take_none() -> None:
     tokenizer = deepcopy(tiny.tokenizer())
     tokenizer.chat_template = "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }}{% endfor %}"
     lm = replace(tiny.model("llama"), name="gpt", tokenizer=tokenizer, template={"date_string": "1066"})
-    assert lm.render(chat("Who?")) == "1066Who?"
-    assert "gpt" not in templates._told
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert lm.render(chat("Who?")) == "1066Who?"
 
 
 # ---- how much is held

@@ -165,7 +165,14 @@ class Model:
         if not pictures:
             return ids, {}
         left_out = ("attention_mask", "labels")  # `batch` makes the one, and the other is for training
-        return ids, {key: value for key, value in made.items() if key not in left_out}
+        shown = {key: value for key, value in made.items() if key not in left_out}
+        if (
+            continuation and self._closed(prompt, text, ids) != text
+        ):  # it goes behind what the processor puts after the prompt
+            ids, _ = self.read(prompt)
+            before = self._closed(prompt, self.render(prompt), ids)
+            ids += self._encode(prompt, before + continuation)[len(self._encode(prompt, before)) :]
+        return ids, shown
 
     def batch(self, rows: Sequence[Sequence[int]], seen: Sequence[Seen] = ()) -> dict[str, Tensor]:
         """Rows of token ids as a batch for the network, padded on the left.
@@ -448,9 +455,9 @@ class Model:
         if not start:
             raise SteerlibError(f"an empty prompt was given: there is nothing that {continuations[0]!r} could follow.")
         text = self.render(prompt)
+        if seen:
+            text = self._closed(prompt, text, start)
         plain = self._encode(prompt, text)  # a picture is one placeholder here, and many in `start`
-        if seen and plain[-1] != start[-1] == (ended := self._encode(prompt, text + "\n"))[-1]:
-            text, plain = text + "\n", ended  # PaliGemma's processor ends every prompt with a line break
         tails = []
         for continuation in continuations:
             joint = self._encode(prompt, text + continuation)
@@ -472,6 +479,12 @@ class Model:
         if begins and text.startswith(begins):
             return False
         return self.processor is not None or isinstance(prompt, str) or is_plain(prompt)
+
+    def _closed(self, prompt: Prompt, text: str, ids: Sequence[int]) -> str:
+        """The text of a prompt as its processor ended it when it made the ids: PaliGemma's adds a line break."""
+        ended = text + "\n"
+        added = self._encode(prompt, text)[-1] != ids[-1] == self._encode(prompt, ended)[-1]
+        return ended if added else text
 
     def _encode(self, prompt: Prompt, text: str) -> list[int]:
         """Token ids of a text, with the special tokens before it that the model expects, and none behind it."""
