@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import islice
 from typing import Literal
 
 import torch
@@ -13,9 +12,10 @@ from torch import Tensor
 from steerlib.errors import SteerlibError, check_count
 from steerlib.models import sites
 from steerlib.models.layout import alone, laid_out
-from steerlib.models.model import WINDOW, Model
+from steerlib.models.model import Model
 from steerlib.models.prompts import Prompt
-from steerlib.models.scoring import batches, refuse_long
+from steerlib.models.scoring import batches, refuse_long, windows
+from steerlib.models.seen import WINDOW, Seen, crossed
 from steerlib.models.sites import Place, Site, hook, uncompiled
 
 Read = Literal["last", "mean"]
@@ -113,17 +113,22 @@ def activations(
 def _stream(
     model: Model, stream: Iterator[Prompt], places: dict[Site, Place], read: Read, batch_size: int
 ) -> Iterator[tuple[list[int], dict[Site, Tensor]]]:
+    def reading() -> Iterator[tuple[list[int], Seen]]:
+        for prompt in stream:
+            if isinstance(prompt, Mapping):
+                raise SteerlibError("one chat was given: put it in a list, because capture reads many prompts.")
+            yield model.read(prompt)
+
     seen = 0
-    while window := list(islice(stream, WINDOW * batch_size)):
-        if any(isinstance(prompt, Mapping) for prompt in window):
-            raise SteerlibError("one chat was given: put it in a list, because capture reads many prompts.")
-        rows, pictures = map(list, zip(*map(model.read, window), strict=True))
+    for window in windows(reading(), lambda row: row[1], WINDOW * batch_size):
+        rows = [row for row, _ in window]
         if [] in rows:
             raise SteerlibError(f"prompt {seen + rows.index([])} is empty: there is no token to read.")
         for row in rows:
             refuse_long(model, row)
-        for part in batches([len(row) for row in rows], batch_size):
-            batch = model.batch([rows[i] for i in part], [pictures[i] for i in part])
+        kinds = [(False, crossed(shown)) for _, shown in window]
+        for part in batches([len(row) for row in rows], batch_size, kinds=kinds):
+            batch = model.batch([rows[i] for i in part], [window[i][1] for i in part])
             got = _read_batch(model, batch, places, read)
             for site, values in got.items():
                 for i, value in zip(part, values, strict=True):
@@ -133,7 +138,7 @@ def _stream(
                             f"NaN or infinite activation at {site} on prompt {seen + i} (ending {shown!r})."
                         )
             yield [seen + i for i in part], got
-        seen += len(window)
+        seen += len(rows)
 
 
 class _Enough(Exception):
