@@ -1,9 +1,11 @@
 """Steering language and vision-language models away from social bias while they run, with no retraining."""
 
-from steerlib import plots, tasks
+from steerlib import deploy, plots, tasks
 from steerlib.assets import data_path
 from steerlib.baselines.lora import Adapter, adapted, lora
 from steerlib.baselines.prompting import INSTRUCTIONS, prompting
+from steerlib.deploy.audit import Audit, audit
+from steerlib.deploy.merge import merge
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.capability import Capability, capability
 from steerlib.evaluate.decisions import DecisionBias, decision_bias
@@ -48,6 +50,7 @@ __all__ = [
     "Adapter",
     "Add",
     "Affine",
+    "Audit",
     "Capability",
     "DecisionBias",
     "Estimate",
@@ -64,6 +67,7 @@ __all__ = [
     "activations",
     "adapted",
     "attribute_words",
+    "audit",
     "capability",
     "capture",
     "chat",
@@ -75,6 +79,7 @@ __all__ = [
     "cosines",
     "data_path",
     "decision_bias",
+    "deploy",
     "distinct_n",
     "dso",
     "fluency",
@@ -86,6 +91,7 @@ __all__ = [
     "lora",
     "mention_rate",
     "mentions",
+    "merge",
     "minimum_detectable_effect",
     "monotone",
     "paired",
