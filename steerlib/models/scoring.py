@@ -143,13 +143,17 @@ def windows(stream: Iterable[T], seen: Callable[[T], Seen], most: int, *, pictur
     count = held = 0
     for one in stream:
         size = weight(seen(one))
-        if (count == most and (size or not pictured)) or (size and count * WINDOW >= most and not fits(held + size)):
+        if size and (count == most or (count * WINDOW >= most and not fits(held + size))):
             yield part
             part.clear()
             count = held = 0
         part.append(one)
         count += bool(size) or not pictured
         held += size
+        if count == most and not pictured:  # at once: nothing more is read than is wanted
+            yield part
+            part.clear()
+            count = held = 0
     if part:
         yield part
 
