@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from helpers import letters
 from safetensors.torch import load_file, save_file
 from test_merge import affine, make, model
 from torch import Tensor, nn
@@ -73,7 +75,7 @@ def steered(lm: Model, steering: sl.Steering, strength: float) -> Tensor:
 
 @pytest.mark.parametrize("family", ["llama-tied", "phi3", "gemma3_text", "gpt2", "llava"])
 def test_a_fresh_process_without_steerlib_gets_the_steered_logits(family: str, tmp_path: Path) -> None:
-    lm = tiny.fresh("llava") if family == "llava" else model(family)
+    lm = replace(tiny.fresh("llava"), processor=tiny.seeing().processor) if family == "llava" else model(family)
     steering = make(lm, "scale") if family == "gemma3_text" else make(lm, "attention") + make(lm, "add")
     merged = sl.merge(lm, steering, 0.5)
     folder = save(merged, tmp_path / family, card=CARD)
@@ -206,10 +208,9 @@ def test_a_card_says_bias_with_intervals_strength_data_limits_and_misuse() -> No
     assert head[:2] == ['base_model: "me/base"', 'license: "apache-2.0"'] and "history" not in text
 
 
+@pytest.mark.filterwarnings("ignore:the options of 'letters'")
 def test_a_card_takes_what_evaluations_return() -> None:
     lm = tiny.model("llama")
-    from helpers import letters
-
     bias = sl.decision_bias(lm, letters())
     text = card(before=bias, after=bias)
     assert f"| per occupation bias | {bias.per_occupation_bias} | {bias.per_occupation_bias} |" in text

@@ -125,12 +125,18 @@ class _Look:
         self.least = 4 * digits  # of a change, relative to the weight, that is more than rounding
         self.digits = digits
         self.partly = False  # whether an operation leaves more of a change unexplained than rounding does
+        self.changes: dict[str, Tensor | None] = {}  # those that were asked for
         self.explained: set[str] = set()
         self.found: dict[Site, Operation] = {}
         self.unexplained: dict[Site, float] = {}
 
     def change(self, name: str) -> Tensor | None:
         """How a weight changed, in float32; None if it did not. A bias that was not there was 0."""
+        if name not in self.changes:
+            self.changes[name] = self._change(name)
+        return self.changes[name]
+
+    def _change(self, name: str) -> Tensor | None:
         then, now = self.before.get(name), self.after.get(name)
         if then is None and now is None:
             return None

@@ -193,7 +193,7 @@ def folded_logits(hf: Any, made: Fold, ids: Tensor) -> Tensor:
     def edited(edit: MapEdit) -> Any:
         def after(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
             change = edit.apply(matrix(module)) - matrix(module)
-            moved = output + args[0] @ change.T
+            moved: Tensor = output + args[0] @ change.T
             return moved if edit.shift is None else moved + edit.shift
 
         return after
