@@ -33,6 +33,7 @@ from steerlib.models.load import load
 from steerlib.models.model import Model
 from steerlib.models.prompts import chat
 from steerlib.models.sites import Site
+from steerlib.models.wrap import wrap
 from steerlib.reproduce.claims import claim, claims
 from steerlib.steering import controls
 from steerlib.steering.apply import steer
@@ -105,4 +106,5 @@ __all__ = [
     "subset",
     "tasks",
     "tradeoff",
+    "wrap",
 ]

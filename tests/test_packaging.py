@@ -40,9 +40,9 @@ def pyproject() -> dict[str, Any]:
 
 
 def wanted() -> list[str]:
-    """Every requirement of pyproject.toml: run time, extras, build."""
+    """Every requirement of pyproject.toml: run time, extras, build; "vision" is for models that the book does not use."""
     project = pyproject()["project"]
-    extras = [text for extra in project["optional-dependencies"].values() for text in extra]
+    extras = [text for name, extra in project["optional-dependencies"].items() if name != "vision" for text in extra]
     return [*project["dependencies"], *extras, *pyproject()["build-system"]["requires"]]
 
 

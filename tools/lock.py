@@ -1,7 +1,7 @@
 """Write requirements.lock and environment.yml from the environment that runs this file.
 
 Both files come from one walk, so they agree by construction: start at what pyproject.toml asks for
-(run time, every extra, the build backend), follow the installed packages' own requirements, and pin
+(run time, every extra but "vision", the build backend), follow the installed packages' own requirements, and pin
 whatever is reached to the version that is installed. Whatever else is installed is left out.
 
 To update (about once a season, or when a requirement in pyproject.toml changes):
@@ -68,12 +68,12 @@ CONDA_HEADER = """\
 
 
 def wanted() -> list[Requirement]:
-    """What pyproject.toml asks for: run time, all extras, and the build backend."""
+    """What pyproject.toml asks for: run time, all extras but "vision" (for models that the book does not use), the build backend."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project = pyproject["project"]
     texts = [*project["dependencies"], *pyproject["build-system"]["requires"]]
-    for extra in project["optional-dependencies"].values():
-        texts += extra
+    for name, extra in project["optional-dependencies"].items():
+        texts += extra if name != "vision" else []
     return [Requirement(text) for text in texts]
 
 
