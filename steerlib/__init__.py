@@ -1,12 +1,16 @@
 """Steering language and vision-language models away from social bias while they run, with no retraining."""
 
-from steerlib import plots, tasks
+from steerlib import deploy, plots, tasks
 from steerlib.assets import data_path
 from steerlib.baselines.lora import Adapter, adapted, lora
 from steerlib.baselines.prompting import INSTRUCTIONS, prompting
+from steerlib.deploy.audit import Audit, audit
+from steerlib.deploy.merge import merge
+from steerlib.doctor import Diagnosis, doctor
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.capability import Capability, capability
 from steerlib.evaluate.decisions import DecisionBias, decision_bias
+from steerlib.evaluate.harness import harness
 from steerlib.evaluate.language import (
     Fluency,
     Sentiment,
@@ -30,6 +34,7 @@ from steerlib.methods.dso import dso
 from steerlib.methods.gradient import gradient
 from steerlib.methods.iti import iti
 from steerlib.models.load import load
+from steerlib.models.mergeable import mergeable_sites
 from steerlib.models.model import Model
 from steerlib.models.prompts import chat
 from steerlib.models.sites import Site
@@ -49,8 +54,10 @@ __all__ = [
     "Adapter",
     "Add",
     "Affine",
+    "Audit",
     "Capability",
     "DecisionBias",
+    "Diagnosis",
     "Estimate",
     "Fluency",
     "LayerChoice",
@@ -65,6 +72,7 @@ __all__ = [
     "activations",
     "adapted",
     "attribute_words",
+    "audit",
     "capability",
     "capture",
     "chat",
@@ -76,10 +84,13 @@ __all__ = [
     "cosines",
     "data_path",
     "decision_bias",
+    "deploy",
     "distinct_n",
+    "doctor",
     "dso",
     "fluency",
     "gradient",
+    "harness",
     "highlight",
     "iti",
     "load",
@@ -87,6 +98,8 @@ __all__ = [
     "lora",
     "mention_rate",
     "mentions",
+    "merge",
+    "mergeable_sites",
     "minimum_detectable_effect",
     "monotone",
     "paired",

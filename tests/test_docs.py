@@ -15,6 +15,7 @@ from steerlib.reproduce.reference import Entry, as_rst, entries, reference
 ROOT = Path(__file__).resolve().parents[1]
 MADE_BY_A_FUNCTION = {  # results, whose example is that of the function that makes them
     "Adapter",
+    "Audit",
     "Capability",
     "DecisionBias",
     "Estimate",
@@ -112,10 +113,10 @@ def test_the_reference_lists_every_public_name_once() -> None:
     page = reference()
     listed = re.findall(r"(?m)^\.\. (?:autofunction|autoclass):: (\S+)", page)
     listed += [f"{module}.{name}" for name, module in re.findall(r"(?m)^\.\. py:data:: (\S+)\n   :module: (\S+)", page)]
-    modules = {"controls", "plots", "tasks"}
+    modules = {"controls", "deploy", "plots", "tasks"}
     wanted = {f"steerlib.{name}" for name in steerlib.__all__ if name not in modules}
     wanted |= {f"steerlib.tasks.{name}" for name in steerlib.tasks.__all__}
-    inside = {name for name in listed if name.startswith(("steerlib.controls.", "steerlib.plots."))}
+    inside = {name for name in listed if name.startswith(("steerlib.controls.", "steerlib.deploy.", "steerlib.plots."))}
     assert len(listed) == len(set(listed)) and set(listed) - inside == wanted and len(inside) >= 5
     assert {name for name in steerlib.__all__ if inspect.ismodule(getattr(steerlib, name))} == modules
 

@@ -24,6 +24,8 @@ import torch
 
 from steerlib.errors import SteerlibError
 from steerlib.models import sites
+from steerlib.models.holds import Part
+from steerlib.models.mergeable import mergeable_sites
 from steerlib.models.model import Model
 from steerlib.models.sites import Site
 from steerlib.steering.apply import steer
@@ -42,8 +44,8 @@ def dso(
     training: Training | None = None,
     *,
     anchors: Anchors = None,
-    where: Sequence[Site] | None = None,
-    parts: Sequence[Literal["scale", "shift"]] = ("scale", "shift"),
+    where: Sequence[Site] | Literal["mergeable"] | None = None,
+    parts: Sequence[Part] = ("scale", "shift"),
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Steering:
@@ -56,7 +58,8 @@ def dso(
         task: with ambiguous items, whose options stand for two groups or more.
         training: reward, epochs, learning rate, constraint and all other settings; None takes the defaults.
         anchors: what must stay as it is, a Task or prompts; None takes the task's own unambiguous items, () none at all.
-        where: sites; None means every norm of the text decoder.
+        where: sites; None means every norm of the text decoder, and "mergeable" what `merge` can put into a plain checkpoint of
+            this family: norms, and of each a, b or both.
         parts: which of a ("scale") and b ("shift") are learned; the others stay 0.
         checkpoint: a file, written at every step, from which a run that was stopped continues to the same bits.
         progress: show a bar.
@@ -83,12 +86,14 @@ def dso(
     training = training or Training()
     training = replace(training, l1=L1 if training.l1 is None else training.l1)
     data = prepare(model, task, anchors, training)
-    chosen = sites.sites(model.hf, "norm") if where is None else list(where)
+    chosen = _chosen(model, where, parts)
     affine = {}
     for site in chosen:
         width = sites.find(model.hf, site).width
         affine[site] = Affine(torch.zeros(width, device=model.device), torch.zeros(width, device=model.device))
-    learned = {f"{site}/{part}": getattr(op, part).requires_grad_() for site, op in affine.items() for part in parts}
+    learned = {
+        f"{site}/{part}": getattr(op, part).requires_grad_() for site, op in affine.items() for part in chosen[site]
+    }
     with steer(model, Steering(affine)):  # learned under the very hooks that apply it
         history = fit(model, data, training, learned, method="dso", checkpoint=checkpoint, progress=progress)
     made: dict[Site, Operation] = {
@@ -96,4 +101,20 @@ def dso(
     }
     facts = {**asdict(training), "task": task.name, "prompts": len(data.questions), "anchors": len(data.anchors)}
     facts["parts"] = [part for part in ("scale", "shift") if part in parts]
+    if where == "mergeable":
+        facts["where"] = where
     return Steering(made, provenance(model, "dso", **facts, strengths=[0, 1], history=history))
+
+
+def _chosen(
+    model: Model, where: Sequence[Site] | Literal["mergeable"] | None, parts: Sequence[Part]
+) -> dict[Site, tuple[Part, ...]]:
+    """Which parts are learned at which sites."""
+    if where is None or where != "mergeable":
+        if isinstance(where, str):
+            raise SteerlibError(f"where must be sites, None or 'mergeable', not {where!r}.")
+        return {site: tuple(parts) for site in (sites.sites(model.hf, "norm") if where is None else where)}
+    held = {site: tuple(part for part in own if part in parts) for site, own in mergeable_sites(model.hf).items()}
+    if not any(held.values()):
+        raise SteerlibError(f"no norm of '{model.name}' can be merged with {' and '.join(parts)}: learn other parts.")
+    return {site: own for site, own in held.items() if own}

@@ -54,6 +54,7 @@ def load(
     attn_implementation: str | None = None,
     adapter: str | Path | None = None,
     template: Mapping[str, Any] | None = None,
+    check: bool = True,
     **from_pretrained: Any,
 ) -> Model:
     """A model by its name, ready to be asked.
@@ -74,6 +75,8 @@ def load(
         attn_implementation: "eager", "sdpa" or another that transformers knows.
         adapter: a PEFT adapter (a folder or a hub id) to put on top of the model. It stays beside the weights and is not merged.
         template: switches of the chat template, such as {"enable_thinking": False}; they are kept in every provenance.
+        check: ask the model some short prompts at the end, to see that it answers in a padded batch, and with a cache, as it does
+            alone; False saves the time of a model that is known to (those that come with steerlib are).
         **from_pretrained: any other argument of transformers' from_pretrained, such as cache_dir, max_memory or offload_folder.
 
     Returns:
@@ -82,7 +85,7 @@ def load(
 
     Raises:
         SteerlibError: there is no such model, its files are damaged, a package that its family needs is missing, it does not write text
-            from left to right, or an argument is not understood.
+            from left to right, the check fails, or an argument is not understood.
 
     Example:
         >>> import steerlib as sl
@@ -125,9 +128,9 @@ def load(
         with listening():
             hf, processor = smol_llava.assemble(source, base.hf, base.tokenizer)
         hf = hf.to(where, torch.float32 if kind in (None, "auto") else kind)
-        return wrap(hf, processor, name=source, adapter=adapter, template=template)
+        return wrap(hf, processor, name=source, adapter=adapter, template=template, check=check and adapter is not None)
     if source in EMBEDDED:
-        source, kind = str(_embedded(source)), kind or torch.float32
+        source, kind, check = str(_embedded(source)), kind or torch.float32, check and bool(more)
     folder = Path(source).expanduser()
     local = bool(source) and folder.is_dir()
     source = str(folder) if local else source
@@ -154,7 +157,7 @@ def load(
         raise SteerlibError(said if local or "/" in named else f"{said[:-1]}; {_known()}.") from error
     if notes := [note for note in dict.fromkeys(notes) if "LOAD REPORT" not in note]:  # which weights: said already
         warnings.warn(f"while '{named}' was loaded, transformers said: {' | '.join(notes)}", stacklevel=2)
-    return wrap(hf, reader, name=named, template=template)
+    return wrap(hf, reader, name=named, template=template, check=check)
 
 
 def _read(

@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils.hub import cached_file
 
 from steerlib.errors import SteerlibError
+from steerlib.models.check import usable
 from steerlib.models.model import Model
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -38,6 +39,7 @@ def wrap(
     name: str | None = None,
     adapter: str | Path | None = None,
     template: Mapping[str, Any] | None = None,
+    check: bool = True,
 ) -> Model:
     """A network that is in memory already, as a Model; it is set up as `load` would have.
 
@@ -52,13 +54,14 @@ def wrap(
         name: what to call it in provenances and messages; None takes the name it was loaded by.
         adapter: a PEFT adapter to put on top: a folder or a hub id.
         template: switches of its chat template, such as {"enable_thinking": False}; they are kept in every provenance.
+        check: ask it some short prompts, to see that it answers in a padded batch, and with a cache, as it does alone.
 
     Returns:
         The Model.
 
     Raises:
         SteerlibError: the network does not write text from left to right, some of its weights are missing, the tokenizer does not
-            fit it, or the adapter was made for another base.
+            fit it, the adapter was made for another base, or the check fails.
 
     Example:
         >>> import steerlib as sl
@@ -81,7 +84,8 @@ def wrap(
     _refuse_hollow(name, hf)
     tokenizer, processor = _reader(name, processor_or_tokenizer, hf)
     model = Model(name=name, hf=hf, tokenizer=tokenizer, processor=processor, template=dict(template or {}))
-    _check(model)
+    if check:
+        _try(model)
     return model
 
 
@@ -263,5 +267,14 @@ def _pads(tokenizer: Any, hf: Any) -> bool:
     return isinstance(pad, int) and 0 <= pad < hf.get_input_embeddings().weight.shape[0]
 
 
-def _check(model: Model) -> None:
-    """What a model must show before it is handed out."""
+def _try(model: Model) -> None:
+    """Ask a model some short prompts, and refuse it if it cannot answer, or answers otherwise in a batch than alone."""
+    try:
+        usable(model)
+    except SteerlibError:
+        raise
+    except Exception as error:  # whatever a network raises that does not run as others do
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise SteerlibError(
+            f"'{model.name}' cannot be used: its network ({type(model.hf).__name__}) does not run on short prompts ({reason})."
+        ) from error

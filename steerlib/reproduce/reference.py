@@ -25,6 +25,10 @@ SECTIONS = {
     "Baselines": ("What a steering must beat: an instruction, and a low-rank fine-tune.", "baselines"),
     "Steerings": ("A Steering is data: an operation at each site. It is applied at a strength.", "steering"),
     "Controls": ("What a steering must be told apart from before its effect is believed.", "steering.controls"),
+    "Deployment": (
+        "A Steering leaves the library as a plain checkpoint, an adapter or a file for another engine.",
+        "deploy",
+    ),
     "Evaluations": ("An evaluation scores a model, steered or not; a tradeoff sweeps the strength.", "evaluate"),
     "Statistics": (
         "Every number is an Estimate: a value with an interval over clusters.",
