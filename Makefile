@@ -49,7 +49,7 @@ test: setup
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m ruff format --check .
 	$(IN_VENV) -m mypy --strict steerlib tools
-	$(IN_VENV) -m pytest
+	$(IN_VENV) -m pytest -n auto --maxprocesses=4
 
 book: $(INSTALLED)
 	$(IN_VENV) -m steerlib book

@@ -6,9 +6,11 @@ from steerlib.baselines.lora import Adapter, adapted, lora
 from steerlib.baselines.prompting import INSTRUCTIONS, prompting
 from steerlib.deploy.audit import Audit, audit
 from steerlib.deploy.merge import merge
+from steerlib.doctor import Diagnosis, doctor
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.capability import Capability, capability
 from steerlib.evaluate.decisions import DecisionBias, decision_bias
+from steerlib.evaluate.harness import harness
 from steerlib.evaluate.language import (
     Fluency,
     Sentiment,
@@ -32,6 +34,7 @@ from steerlib.methods.dso import dso
 from steerlib.methods.gradient import gradient
 from steerlib.methods.iti import iti
 from steerlib.models.load import load
+from steerlib.models.mergeable import mergeable_sites
 from steerlib.models.model import Model
 from steerlib.models.prompts import chat
 from steerlib.models.sites import Site
@@ -53,6 +56,7 @@ __all__ = [
     "Audit",
     "Capability",
     "DecisionBias",
+    "Diagnosis",
     "Estimate",
     "Fluency",
     "LayerChoice",
@@ -81,9 +85,11 @@ __all__ = [
     "decision_bias",
     "deploy",
     "distinct_n",
+    "doctor",
     "dso",
     "fluency",
     "gradient",
+    "harness",
     "highlight",
     "iti",
     "load",
@@ -92,6 +98,7 @@ __all__ = [
     "mention_rate",
     "mentions",
     "merge",
+    "mergeable_sites",
     "minimum_detectable_effect",
     "monotone",
     "paired",

@@ -1,4 +1,4 @@
-"""Settings that hold for every test: no hub, no windows, the same random numbers each time."""
+"""Settings that hold for every test: no hub, no windows, the same random numbers each time, one share of the cores."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ os.environ["MPLBACKEND"] = "Agg"
 import numpy as np
 import pytest
 import torch
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # each of them takes its share of the cores
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
 
 
 @pytest.fixture(autouse=True)

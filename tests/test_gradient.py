@@ -21,6 +21,7 @@ from steerlib import Ablate, Add, Steering, SteerlibError, capture, chat, load_s
 from steerlib.methods import gradient as inside
 from steerlib.methods.gradient import gradient
 from steerlib.models import sites
+from steerlib.models.layout import laid_out
 from steerlib.models.model import Model
 from steerlib.models.sites import Site
 from steerlib.steering import perturb
@@ -88,43 +89,96 @@ def exact(family: str) -> Model:
     return replace(lm, processor=tiny.seeing().processor) if family == "llava" else lm
 
 
+def stepped(lm: Model, prompt: Any, site: Any) -> Tensor:
+    """(columns,) which tokens a step is taken at."""
+    ids = torch.tensor(lm.tokens(prompt))
+    return (ids == lm.hf.config.image_token_id).nonzero()[:, 0] if site == "visual" else torch.arange(len(ids))
+
+
+def still(_: str, h: Tensor) -> Tensor:
+    return h
+
+
+def likelihood(lm: Model, prompt: Any, words: list[str], site: Any, touch: Any = still) -> list[Tensor]:
+    """The log-likelihood of each word, by a pass of our own; the words differ."""
+    query, found = lm.split(prompt, sorted(set(words))), []
+    for tail in query.tails:
+        ids = [*query.prompt, *tail[:-1]]
+        real, end = torch.ones(1, len(ids), dtype=torch.bool), torch.tensor([len(query.prompt)])
+        with laid_out(real, end), perturb.perturbed(lm, site, stepped(lm, prompt, site), ALL, touch):
+            lines = lm.hf(**lm.batch([ids], [query.seen]), use_cache=False).logits[0].log_softmax(-1)
+        found.append(lines[torch.arange(len(query.prompt) - 1, len(ids)), tail].sum())
+    return found
+
+
+def slopes(lm: Model, prompt: Any, words: list[str], site: Any) -> dict[str, Tensor]:
+    """The slope of the log of the summed likelihood at every place of a site, by automatic differentiation of our own."""
+    leaves: dict[str, list[Tensor]] = {}
+
+    def keep(key: str, h: Tensor) -> Tensor:
+        leaves.setdefault(key, []).append(h if h.requires_grad else h.detach().requires_grad_())
+        return leaves[key][-1]
+
+    f = torch.stack(likelihood(lm, prompt, words, site, keep)).logsumexp(0)
+    return {key: torch.stack(torch.autograd.grad(f, each, retain_graph=True)).sum(0) for key, each in leaves.items()}
+
+
+def steps(lm: Model, prompt: Any, words: list[str], site: Any, **how: Any) -> dict[str, Tensor]:
+    """The steps that `gradient` takes, in the units in which they are taken; at the residual stream those of the last token."""
+    if site == "residual":
+        made = gradient(lm, None, prompt, words, site=site, layers="all", progress=False, **how)
+        return {str(at): direction(made, at).double() for at in ALL}
+    with pixels(lm) if site == "pixels" else handed(lm) as seen:
+        gradient(lm, None, prompt, words, site=site, layers="all", progress=False, **how)
+    moved = seen[-1] - seen[0]
+    if site == "pixels":
+        return {"pixels": moved * perturb.normalisation(lm, seen[0])[1]}
+    return {site: moved[:, stepped(lm, prompt, site)]}
+
+
+def grey(seed: int = 0) -> Any:
+    """A chat about a picture from which every pixel can step both ways."""
+    return chat("Who is it?", pictures=tiny.picture(seed).point(lambda value: 64 + value // 2))
+
+
 @pytest.mark.parametrize(
-    ("family", "site"),
-    [("llava", site) for site in SITES] + [(f, s) for f in ("llama", "gpt2") for s in ("embeddings", "residual")],
+    ("family", "site", "words"),
+    [("llava", site, WORDS) for site in SITES]
+    + [("llava", "visual", words) for words in (["man"], ["he", "he", "she", "he"])]
+    + [(f, s, [" he", " she", " hers", " herb"]) for f in ("llama", "gpt2") for s in ("embeddings", "residual")],
 )
-def test_the_slope_is_that_of_finite_differences(family: str, site: Any) -> None:
+def test_the_step_is_up_the_slope_that_finite_differences_measure(family: str, site: Any, words: list[str]) -> None:
+    """The slope along any way is that along the step, times the cosine between the two: of the log of the summed likelihood."""
     lm = exact(family)
-    row = lm.split(asked(), WORDS) if family == "llava" else lm.split(PROMPTS[0], [" he", " she", " hers", " herb"])
-    columns = inside._columns(lm, row, site)
-    f, slopes = inside._slopes(lm, row, site, columns, ALL)
-    assert len(slopes) == (tiny.LAYERS if site == "residual" else 1)
-    for key, (value, slope) in slopes.items():
-        assert value.dtype == slope.dtype == torch.float64 and value.shape == slope.shape
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(2):
-            way, size = torch.randn(slope.shape, generator=generator, dtype=torch.float64), 1e-6
+    prompt = grey() if family == "llava" else PROMPTS[0]
+    taken = steps(lm, prompt, words, site, norm="l2", epsilon=1e-4)
+    assert len(taken) == (tiny.LAYERS if site == "residual" else 1)
+    generator = torch.Generator().manual_seed(0)
+    for key, step in taken.items():
+        up = step / step.norm()
 
-            def at(sign: float, key: str = key, way: Tensor = way, size: float = size) -> float:
+        def slope(way: Tensor, key: str = key) -> float:
+            def at(size: float) -> float:
                 def move(name: str, h: Tensor) -> Tensor:
-                    return h + sign * size * way if name == key else h
+                    if name != key:
+                        return h
+                    return (
+                        h.index_add(1, torch.tensor([h.shape[1] - 1]), size * way[None, None])
+                        if site == "residual"
+                        else h + size * way
+                    )
 
-                with perturb.perturbed(lm, site, columns, ALL, move):
-                    return inside._slopes(lm, row, site, columns, ALL)[0]
+                with torch.no_grad():
+                    return float(torch.stack(likelihood(lm, prompt, words, site, move)).logsumexp(0))
 
-            measured = (at(1) - at(-1)) / (2 * size)
-            assert measured == pytest.approx(float((slope * way).sum()), rel=1e-4, abs=1e-7)
-        assert at(0) == pytest.approx(f, abs=1e-12)
-        assert slope.norm() > 1e-6
+            return (at(1e-5) - at(-1e-5)) / 2e-5
 
-
-@pytest.mark.parametrize("words", [WORDS, ["man"], ["he", "he", "she", "he"]])
-def test_what_is_raised_is_the_log_of_the_summed_likelihood_of_the_words(words: list[str]) -> None:
-    lm = tiny.seeing()
-    row = lm.split(asked(), words)
-    f, _ = inside._slopes(lm, row, "visual", inside._columns(lm, row, "visual"), ALL)
-    different = sorted(set(words))
-    each = [line.sum() for line in lm.loglik([asked()] * len(different), different)]
-    assert f == pytest.approx(float(torch.stack(each).logsumexp(0)), abs=1e-4)
+        steepest = slope(up)
+        assert steepest > 1e-6
+        for _ in range(2):
+            way = torch.randn(up.shape, generator=generator, dtype=torch.float64)
+            way = way / way.norm()
+            assert slope(way) == pytest.approx(steepest * float((up * way).sum()), rel=1e-3, abs=1e-3 * steepest)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -216,15 +270,13 @@ def test_a_step_on_tokens_moves_them_by_epsilon_of_their_size_and_no_others(site
 @pytest.mark.parametrize("site", ["pixels", "visual", "embeddings"])
 @pytest.mark.parametrize("norm", ["sign", "l2"])
 def test_a_small_step_raises_the_likelihood_of_the_words(site: Any, norm: Any) -> None:
-    lm = tiny.seeing(torch.float64)
-    row = lm.split(asked(), WORDS)
-    columns = inside._columns(lm, row, site)
-    before, slopes = inside._slopes(lm, row, site, columns, ALL)
-    ((value, slope),) = slopes.values()
-    step = inside._step(value, slope, norm, 1e-3, site)
-    with perturb.perturbed(lm, site, columns, ALL, lambda _, h: h + step):
-        after, _ = inside._slopes(lm, row, site, columns, ALL)
-    assert after - before == pytest.approx(float((slope * step).sum()), rel=0.1)
+    lm = exact("llava")
+    ((key, step),) = steps(lm, grey(), WORDS, site, norm=norm, epsilon=1e-4).items()
+    slope = slopes(lm, grey(), WORDS, site)[key]
+    with torch.no_grad():
+        before = torch.stack(likelihood(lm, grey(), WORDS, site)).logsumexp(0)
+        after = torch.stack(likelihood(lm, grey(), WORDS, site, lambda _, h: h + step)).logsumexp(0)
+    assert float(after - before) == pytest.approx(float((slope * step).sum()), rel=0.1)
     assert after > before
 
 
@@ -252,12 +304,11 @@ def test_the_vector_is_the_change_in_the_models_own_hidden_states() -> None:
 @pytest.mark.parametrize("read", ["last", "mean"])
 def test_the_residual_vector_is_the_step_itself(read: Any) -> None:
     lm = tiny.seeing()
-    row = lm.split(asked(), WORDS)
-    _, slopes = inside._slopes(lm, row, "residual", inside._columns(lm, row, "residual"), ALL)
+    found = slopes(lm, asked(), WORDS, "residual")
     for norm in ("sign", "l2"):
         made = gradient(lm, None, asked(), WORDS, site="residual", norm=norm, layers="all", read=read)  # type: ignore[arg-type]
         for site in ALL:
-            slope = slopes[str(site)][1][0]
+            slope = found[str(site)][0]
             slope = slope.sign() if norm == "sign" else slope
             expected = slope[-1] if read == "last" else slope.mean(0)
             torch.testing.assert_close(direction(made, site), expected / expected.norm(), atol=1e-4, rtol=1e-3)
@@ -396,12 +447,13 @@ def test_a_steered_model_has_slopes_of_its_own() -> None:
     lm, said = tiny.model("llama"), [" she", " so"]  # three tokens, and two
     first = Steering({ALL[0]: Add(tiny.vector(3, size=2.0))})
     plain = gradient(lm, None, PROMPTS[0], said, site="residual", norm="l2", layers=2)
-    row = lm.split(PROMPTS[0], said)
     with steer(lm, first, 1.0, tokens="last"):
         other = gradient(lm, None, PROMPTS[0], said, site="residual", norm="l2", layers=2)
-        f, _ = inside._slopes(lm, row, "residual", inside._columns(lm, row, "residual"), ALL)
-        expected = torch.stack([line.sum() for line in lm.loglik([PROMPTS[0]] * 2, said)]).logsumexp(0)
-    assert f == pytest.approx(float(expected), abs=1e-4)  # the prompt's last token, also where a word has several
+        each = likelihood(lm, PROMPTS[0], said, "residual")
+        slope = slopes(lm, PROMPTS[0], said, "residual")["residual.2"][0, -1]
+        expected = [line.sum() for line in lm.loglik([PROMPTS[0]] * 2, said)]
+    torch.testing.assert_close(torch.stack(each), torch.stack(expected), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(direction(other, ALL[2]), slope / slope.norm(), atol=1e-4, rtol=1e-3)
     assert float(direction(plain, ALL[2]) @ direction(other, ALL[2])) < 0.999
     assert not tiny.hooks(lm.hf)
 
@@ -503,20 +555,34 @@ def test_a_step_that_changes_nothing_is_refused() -> None:
         gradient(deaf, None, asked(), WORDS, site="visual")
 
 
+def reading(monkeypatch: pytest.MonkeyPatch, *values: Tensor) -> None:
+    """Have `gradient` read these activations, one after the other, at every site."""
+    left = iter(values)
+
+    def read(model: Model, prompts: Any, where: Any, **_: Any) -> Any:
+        value = next(left)
+        yield [0], {site: value[None] for site in where}
+
+    monkeypatch.setattr(inside, "capture", read)
+
+
 def test_a_change_that_rounding_could_have_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     before, small = torch.ones(WIDTH).double(), 1e-7 * tiny.vector().sign().double()
-    monkeypatch.setattr(inside, "_change", lambda *_: ({ALL[1]: before}, {ALL[1]: small}))
     for site in ("pixels", "visual", "embeddings"):
+        reading(monkeypatch, before, before + small)
         with pytest.raises(SteerlibError, match=f"the step at the {site} is too small to change residual.1"):
             gradient(tiny.seeing(), None, asked(), WORDS, site=site, layers=1)  # type: ignore[arg-type]
+        reading(monkeypatch, before, before + 100 * small)
+        gradient(tiny.seeing(), None, asked(), WORDS, site=site, layers=1)  # type: ignore[arg-type]
+    reading(monkeypatch, 1e9 * before)
     gradient(tiny.seeing(), None, asked(), WORDS, site="residual", layers=1)  # the step itself, exactly
 
 
 def test_steps_that_cancel_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    ways = iter([torch.ones(WIDTH).double(), -torch.ones(WIDTH).double()])
-    monkeypatch.setattr(inside, "_change", lambda *_: ({ALL[1]: torch.ones(WIDTH)}, {ALL[1]: next(ways)}))
+    plain, way = torch.ones(WIDTH).double(), torch.ones(WIDTH).double()
+    reading(monkeypatch, plain, plain + way, plain, plain - way)
     with pytest.raises(SteerlibError, match="the steps of the 2 inputs cancel at residual.1"):
-        gradient(tiny.model("llama"), None, PROMPTS[:2], SAID, site="residual", layers=1)
+        gradient(tiny.model("llama"), None, PROMPTS[:2], SAID, site="embeddings", layers=1)
 
 
 def test_a_likelihood_that_is_not_finite_is_refused() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -63,6 +64,26 @@ def answers(lm: Model, given: Task, where: Iterable[Site]) -> tuple[dict[Site, T
     return {site: torch.stack(rows) for site, rows in seen.items()}, torch.tensor(against), jobs
 
 
+def goes_against(texts: Iterable[Any]) -> list[bool]:
+    """Whether each text of `task`, with its answer, goes against the stereotype of the occupation in it."""
+    said = [next((job, text.split()[-1]) for job in JOBS if job in text) for text in texts]
+    return [{"he": "man", "she": "woman"}.get(word) != JOBS[job] for job, word in said]
+
+
+@contextmanager
+def read_by_iti(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Prompt]]:
+    """A list that is filled with the prompts whose activations `iti` reads."""
+    texts: list[Prompt] = []
+
+    def reading(model: Model, prompts: Any, where: Any, **how: Any) -> Any:
+        texts.extend(prompts)
+        yield from capture(model, prompts, where, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(method, "capture", reading)
+        yield texts
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
 def test_it_shifts_as_many_heads_as_asked_by_one_spread_towards_answers_against_the_stereotype(name: str) -> None:
     lm = tiny.model(name)
@@ -85,27 +106,29 @@ def test_the_heads_are_those_whose_probes_do_best_on_occupations_they_have_not_s
     scores, kept = made.provenance["accuracy"], [str(site) for site in made.operations]
     assert set(scores) == {str(site) for site in sites(lm.hf, "head")}
     assert min(scores[site] for site in kept) >= max(score for site, score in scores.items() if site not in kept)
-    unseen = method._unseen([job for job in JOBS for _ in range(6)], 0.2, 0)
-    assert unseen.sum() == 6
     found, against, jobs = answers(lm, task(), made.operations)
-    for site, vector in added(made).items():
-        x = found[site]
-        assert len({job for job, out in zip(jobs, unseen, strict=True) if out}) == 1
-        probe = LogisticRegression(max_iter=1000, class_weight="balanced").fit(x[~unseen].double(), against[~unseen])
-        assert scores[str(site)] == pytest.approx(probe.score(x[unseen].double(), against[unseen]), abs=1e-3)
-        cosine = torch.cosine_similarity(torch.from_numpy(probe.coef_[0]), vector.double(), dim=0)
-        assert float(cosine) > 0.999
+    fits = []
+    for job in JOBS:  # a fifth of five occupations is one: which of them was it?
+        unseen = torch.tensor([name == job for name in jobs])
+        fits.append(True)
+        for site, vector in added(made).items():
+            x = found[site].double()
+            probe = LogisticRegression(max_iter=1000, class_weight="balanced").fit(x[~unseen], against[~unseen])
+            cosine = torch.cosine_similarity(torch.from_numpy(probe.coef_[0]), vector.double(), dim=0)
+            score = probe.score(x[unseen], against[unseen])
+            fits[-1] &= abs(scores[str(site)] - score) < 1e-3 and float(cosine) > 0.999
+    assert fits.count(True) == 1
 
 
 def test_a_head_that_holds_the_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads give noise, but for one that carries the label: it must come first, and be shifted along it."""
     lm, planted = tiny.model("llama"), Site("head", 1, "2")
-    _, against, _ = method._answered(task())
 
     def reading(model: Model, prompts: Any, where: Any, *, batch_size: int) -> Any:
         rng = np.random.default_rng(0)
+        against = torch.tensor(goes_against(prompts))
         got = {site: torch.from_numpy(rng.standard_normal((len(prompts), 8))).float() for site in where}
-        got[planted][:, 3] += 10 * torch.from_numpy(against)
+        got[planted][:, 3] += 10 * against
         yield list(range(len(prompts))), got
 
     monkeypatch.setattr(method, "capture", reading)
@@ -150,18 +173,25 @@ def test_answers_are_given_in_text_and_in_chats_with_and_without_pictures() -> N
     assert answered(shown, " she")[-1]["content"][-1] == {"type": "text", "text": " she"}  # type: ignore[index]
 
 
-def test_both_methods_that_read_answers_read_the_same_chat() -> None:
+def test_both_methods_that_read_answers_read_the_same_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Contrastive activation addition and inference-time intervention give an answer to a chat in one place."""
     asked = replace(task().items[0], prompt=chat("Who?"), options=(" he", " she"))
-    texts, _, _ = method._answered(replace(task(), items=(asked, *task().items[1:])))
+    with read_by_iti(monkeypatch) as texts:
+        iti(tiny.model("llama"), replace(task(), items=(asked, *task().items[1:])), heads=1, layers=0, progress=False)
     assert list(texts[:2]) == [side[0] for side in split_answers([chat("Who?")] * 2, [" he", " she"], " he".__eq__)]
 
 
-def test_more_than_two_groups_are_the_stereotype_against_all_others() -> None:
-    three = task((" he", " she", " they"), ("man", "woman", "both"))
-    _, against, jobs = method._answered(three)
-    assert len(jobs) == 45 and against.sum() == 30
-    assert len(iti(tiny.model("llama"), three, heads=2, progress=False).operations) == 2
+def test_more_than_two_groups_are_the_stereotype_against_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    three, lm = task((" he", " she", " they"), ("man", "woman", "both")), tiny.model("llama")
+    with read_by_iti(monkeypatch) as texts:
+        made = iti(lm, three, heads=2, progress=False)
+    against = torch.tensor(goes_against(texts))
+    assert len(texts) == 45 and against.sum() == 30
+    found, _, _ = answers(lm, three, made.operations)
+    for site, vector in added(made).items():
+        x = found[site].double()
+        way = x[against].mean(0) - x[~against].mean(0)
+        assert float(torch.cosine_similarity(way, vector.double(), dim=0)) > 0.999
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:

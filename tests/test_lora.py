@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import tiny
 import torch
@@ -15,6 +17,7 @@ from steerlib import SteerlibError, decision_bias, fluency, perplexity, perplexi
 from steerlib.baselines.lora import Adapter, adapted, lora
 from steerlib.methods.dso import dso
 from steerlib.models.model import Model
+from steerlib.models.sites import blocks
 
 pytest.importorskip("peft")
 
@@ -88,7 +91,7 @@ def test_size_costs_nothing_unless_a_price_is_set() -> None:
     assert sizes[1] < sizes[0]
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gptj"])
+@pytest.mark.parametrize("name", ["gemma2", "gptj", "gpt2"])
 def test_other_families_and_the_same_seed_give_the_same_bits(name: str) -> None:
     lm = tiny.model(name)
     one, again = (lora(lm, letters(), quick(estimator="reinforce"), rank=2, progress=False) for _ in range(2))
@@ -119,10 +122,40 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert modules(tiny.model("gptj")) == parts
     with pytest.raises(SteerlibError, match="rank of an update must be at least 1"):
         lora(lm, letters(), quick(), rank=0, progress=False)
-    with pytest.raises(SteerlibError, match="no linear maps"):  # GPT-2's projections are not nn.Linear
-        lora(tiny.model("gpt2"), letters(), quick(), progress=False)
+    bare = tiny.fresh("gpt2")
+    for block in blocks(bare.hf):
+        for part in (block.attn, block.mlp):
+            for name in [name for name, child in part.named_children() if name.startswith("c_")]:
+                setattr(part, name, torch.nn.Identity())
+    with pytest.raises(SteerlibError, match="no linear maps"), adapted(bare, made):
+        pass
     missing: dict[str, Any] = {"peft": None}
     for name, value in missing.items():
         monkeypatch.setitem(sys.modules, name, value)
     with pytest.raises(SteerlibError, match="needs the package peft"):
         lora(lm, letters(), quick(), progress=False)
+
+
+def test_the_transposed_maps_of_gpt_2_are_updated_too() -> None:
+    lm = tiny.fresh("gpt2")
+    parts, plain = modules(lm), tiny.logits(lm)
+    made = lora(lm, letters(), quick(), rank=2, progress=False)
+    assert len(made.weights) == 2 * 4 * tiny.LAYERS
+    with adapted(lm, made):
+        assert not torch.equal(tiny.logits(lm), plain)
+    assert modules(lm) == parts and torch.equal(tiny.logits(lm), plain)
+
+
+@pytest.mark.parametrize("family", ["qwen3-moe", "llama4"])
+def test_weights_that_an_adapter_does_not_reach_are_said(family: str) -> None:
+    lm = families.fresh(family)
+    reached = sum(m.weight.numel() for m in blocks(lm.hf).modules() if type(m) is torch.nn.Linear)
+    every = sum(w.numel() for w in blocks(lm.hf).parameters() if w.dim() > 1)
+    with pytest.warns(UserWarning, match=f"the adapter reaches {reached / every:.0%} of the weights") as told:
+        made = lora(lm, letters(), quick(epochs=1), rank=2, progress=False)
+    assert len([w for w in told if "reaches" in str(w.message)]) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with adapted(lm, made):
+            pass
+        lora(tiny.model("llama"), letters(), quick(epochs=1), rank=2, progress=False)

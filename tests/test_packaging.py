@@ -40,9 +40,10 @@ def pyproject() -> dict[str, Any]:
 
 
 def wanted() -> list[str]:
-    """Every requirement of pyproject.toml: run time, extras, build."""
+    """Every requirement of pyproject.toml: run time, extras, build; but not what only models of one's own need."""
     project = pyproject()["project"]
-    extras = [text for extra in project["optional-dependencies"].values() for text in extra]
+    apart = ("harness", "vision")
+    extras = [t for name, extra in project["optional-dependencies"].items() if name not in apart for t in extra]
     return [*project["dependencies"], *extras, *pyproject()["build-system"]["requires"]]
 
 

@@ -194,16 +194,6 @@ def test_models_that_have_no_text_decoder_are_refused_in_a_sentence() -> None:
         assert "block" in sentence(error)
 
 
-def test_an_attention_without_an_output_projection_of_its_own_is_refused_by_name() -> None:
-    """GPT-Neo keeps the projection one module deeper: better no site than a wrong one."""
-    config = tf.GPTNeoConfig(
-        hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global"], 2]], vocab_size=20
-    )
-    with pytest.raises(SteerlibError) as error:
-        find(tf.GPTNeoForCausalLM(config), Site("head", 0, "0"))
-    assert "o_proj" in sentence(error) and "GPTNeoBlock" in str(error.value)
-
-
 def test_a_site_is_a_value() -> None:
     a, b = Site("residual", 2), parse("residual.2")
     assert a == b and hash(a) == hash(b) and min([Site("residual", 10), b]) == b

@@ -23,6 +23,7 @@ from tiny import FAMILIES, HEADS, LAYERS, PROMPTS, SCOPES, WIDTH, vector
 from torch import Tensor
 
 from steerlib.errors import SteerlibError
+from steerlib.models.layout import laid_out
 from steerlib.models.model import Model
 from steerlib.models.sites import Site, blocks, decoder, find, parse, sites
 from steerlib.steering.apply import steer
@@ -689,6 +690,131 @@ def test_text_streamed_from_another_thread_is_steered_by_scope(road: str, tokens
             thread.join()
             assert "".join(got) == expected
     assert expected != plain
+
+
+# ---- ways of decoding
+
+
+def written(lm: Model, texts: list[str], **how: Any) -> list[list[int]]:
+    """The new ids after each text, up to the end of the text, from `hf.generate` on one padded batch."""
+    batch = lm.batch([lm.tokens(text) for text in texts])
+    batch.pop("position_ids")
+    more = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": 5, **how}
+    rows = lm.hf.generate(**batch, **more)[:, batch["input_ids"].shape[1] :].tolist()
+    return [row[: row.index(lm.tokenizer.eos_token_id)] if lm.tokenizer.eos_token_id in row else row for row in rows]
+
+
+DECODING: dict[str, dict[str, Any]] = {
+    "static cache": {"cache_implementation": "static"},
+    "beams": {"num_beams": 3},
+    "several beams": {"num_beams": 4, "num_return_sequences": 2},
+}
+ASSISTED: dict[str, Callable[[Model], dict[str, Any]]] = {
+    "prompt lookup": lambda lm: {"prompt_lookup_num_tokens": 2},
+    "another model": lambda lm: {"assistant_model": tiny.model("qwen2").hf},
+    "the model itself": lambda lm: {"assistant_model": lm.hf},
+}
+
+
+@pytest.mark.parametrize("way", DECODING)
+@pytest.mark.parametrize("tokens", SCOPES)
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_static_caches_and_beams_write_as_without_a_cache_and_as_one_by_one(family: str, tokens: Any, way: str) -> None:
+    lm, texts, how = tiny.model(family), PROMPTS[:3], DECODING[way]
+    plain = written(lm, texts, **how)
+    with steer(lm, adding(), tokens=tokens):
+        got = written(lm, texts, **how)
+        assert got == written(lm, texts, **{**how, "cache_implementation": None, "use_cache": False})
+        assert got == [row for text in texts for row in written(lm, [text], **how)]
+    assert got != plain and written(lm, texts, **how) == plain
+
+
+@pytest.mark.parametrize("way", ASSISTED)
+@pytest.mark.parametrize("tokens", SCOPES)
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_assisted_decoding_writes_as_without_an_assistant(family: str, tokens: Any, way: str) -> None:
+    lm = tiny.model(family)
+    for text in PROMPTS[:2]:
+        with steer(lm, adding(), tokens=tokens):
+            got = written(lm, [text], max_new_tokens=8, **ASSISTED[way](lm))
+            assert got == written(lm, [text], max_new_tokens=8, use_cache=False)
+
+
+def test_a_static_cache_never_has_a_steered_model_compiled() -> None:
+    """On a GPU transformers compiles the model for a static cache, and compiled code would keep or miss the hooks."""
+    lm, given = tiny.fresh("llama"), list[dict[str, Any]]()
+    theirs = lm.hf.generate
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        given.append(kwargs)
+        return theirs(*args, **kwargs)
+
+    lm.hf.generate = generate
+    written(lm, PROMPTS[:1], cache_implementation="static")
+    with steer(lm, adding()):
+        written(lm, PROMPTS[:1], cache_implementation="static")
+    assert [kwargs.get("disable_compile") for kwargs in given] == [None, True]
+
+
+def test_a_model_that_is_compiled_within_the_with_is_steered() -> None:
+    lm = tiny.fresh("llama")
+    batch = lm.batch([lm.tokens(text) for text in PROMPTS])
+    with torch.inference_mode(), steer(lm, adding(), tokens="last"):
+        expected = lm.hf(**batch).logits
+        got = torch.compile(lm.hf, backend="eager")(**batch).logits
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("site", [SITE, "norm.1.input_layernorm", "head.1.2"])
+def test_gradient_checkpointing_is_right_or_refused_where_it_runs_a_site_again(site: str) -> None:
+    lm = tiny.fresh("llama")
+    lm.hf.train().requires_grad_(True)
+    batch = lm.batch([lm.tokens(text) for text in PROMPTS])
+    steering = Steering({site: Add(vector(1, find(lm.hf, parse(site)).width))})
+
+    def slopes() -> list[Tensor]:
+        lm.hf.zero_grad()
+        with laid_out(batch["attention_mask"].bool(), torch.full((len(PROMPTS),), batch["input_ids"].shape[1] - 1)):
+            losses = [lm.hf(**batch, use_cache=False).logits.sum(), lm.hf(**batch, use_cache=False).logits[:, -1].sum()]
+        torch.stack(losses).sum().backward()
+        return [weight.grad.clone() for weight in blocks(lm.hf).parameters()]
+
+    with steer(lm, steering, tokens="generated"):
+        expected = slopes()
+        lm.hf.activation_checkpointing_enable()
+        if site == SITE:
+            for one, other in zip(slopes(), expected, strict=True):
+                torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+        else:
+            with pytest.raises(SteerlibError) as error:
+                slopes()
+            assert "gradient checkpointing" in sentence(error)
+    assert not tiny.hooks(lm.hf)
+
+
+def test_a_call_without_tokens_is_refused() -> None:
+    lm = tiny.model("llama")
+    with pytest.raises(SteerlibError) as error, steer(lm, adding()):
+        lm.hf(attention_mask=torch.ones(1, 3))
+    assert "input_ids" in sentence(error)
+
+
+@pytest.mark.parametrize("tokens", SCOPES)
+def test_vectors_and_the_layout_follow_the_activation_to_its_device(tokens: Any) -> None:
+    """As where a model lies on several devices: here it moves, and takes the steering with it."""
+    lm, seen = tiny.fresh("llama"), list[Tensor]()
+    real, ends = torch.ones(2, 4, dtype=torch.bool), torch.tensor([3, 4])
+    with steer(lm, adding(), tokens=tokens):
+        lm.hf.to("meta")
+        blocks(lm.hf)[-1].register_forward_hook(lambda _, __, out: seen.append(out))
+        ids, mask = (
+            torch.zeros(*shape, dtype=kind, device="meta")
+            for shape, kind in (((2, 4), torch.long), ((2, 1, 4, 4), None))
+        )
+        for _ in range(2):
+            with laid_out(real, ends):
+                lm.hf(ids, attention_mask=mask, use_cache=False)
+    assert [(h.device.type, tuple(h.shape)) for h in seen] == [("meta", (2, 4, WIDTH))] * 2
 
 
 def test_image_tokens_of_a_model_without_pictures_are_refused() -> None:

@@ -1,7 +1,7 @@
 """Write requirements.lock and environment.yml from the environment that runs this file.
 
 Both files come from one walk, so they agree by construction: start at what pyproject.toml asks for
-(run time, every extra, the build backend), follow the installed packages' own requirements, and pin
+(run time, the extras for the book and its tests, the build backend), follow the installed packages' own requirements, and pin
 whatever is reached to the version that is installed. Whatever else is installed is left out.
 
 To update (about once a season, or when a requirement in pyproject.toml changes):
@@ -36,6 +36,7 @@ PLATFORMS = {  # name in `sys_platform`: the marker values that go with it
     "win32": {"os_name": "nt", "platform_system": "Windows", "platform_machine": "AMD64"},
 }
 GPU_ONLY = ("nvidia-", "cuda-", "triton")  # torch brings what its own platform needs
+APART = ("harness", "vision")  # extras for models of one's own: neither the book nor its tests need them
 NAMED_IN_CONDA = (
     "jupyter-book",
     "torch",
@@ -68,12 +69,12 @@ CONDA_HEADER = """\
 
 
 def wanted() -> list[Requirement]:
-    """What pyproject.toml asks for: run time, all extras, and the build backend."""
+    """What pyproject.toml asks for: run time, the extras that are not `APART`, and the build backend."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project = pyproject["project"]
     texts = [*project["dependencies"], *pyproject["build-system"]["requires"]]
-    for extra in project["optional-dependencies"].values():
-        texts += extra
+    for name, extra in project["optional-dependencies"].items():
+        texts += [] if name in APART else extra
     return [Requirement(text) for text in texts]
 
 

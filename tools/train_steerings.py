@@ -17,7 +17,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -39,10 +39,12 @@ class Recipe:
     seed: int
     reward: Reward = "occupation"
     few: bool = False
+    mergeable: bool = False
 
     @property
     def name(self) -> str:
         kind = "few-" if self.few else "per-prompt-" if self.reward == "prompt" else ""
+        kind += "mergeable-" if self.mergeable else ""
         return f"dso-{self.model}-{self.task}-{kind}{self.seed}"
 
     def items(self) -> Task:
@@ -91,6 +93,7 @@ RECIPES = (
     Recipe("smollm2", "pronoun", 2),
     Recipe("smollm2", "pronoun", 0, few=True),  # half of the wordings, twice: chapter 7
     Recipe("smollm2", "pronoun", 0, "prompt"),
+    Recipe("smollm2", "pronoun", 0, mergeable=True),  # only what a plain checkpoint can hold: chapter 10
     Recipe("smol-llava", "who-is", 0),  # learns to answer "the first" to everybody: chapter 9
     Recipe("smol-llava", "who-is", 0, "prompt"),
     Recipe("smol-llava", "who-is", 1, "prompt"),
@@ -172,7 +175,8 @@ def make(recipe: Recipe) -> None:
     torch.set_num_threads(1)  # another number gives other last digits
     model = sl.load(recipe.model, device="cpu")
     how = sl.Training(reward=recipe.reward, seed=recipe.seed, **recipe.options())
-    made = dso(model, recipe.items(), how, anchors=recipe.anchors(), checkpoint=checkpoint)
+    where: Literal["mergeable"] | None = "mergeable" if recipe.mergeable else None
+    made = dso(model, recipe.items(), how, anchors=recipe.anchors(), where=where, checkpoint=checkpoint)
     made.save(path)
     checkpoint.unlink()
     print(f"wrote {path.name} after {time.perf_counter() - start:.0f} s")

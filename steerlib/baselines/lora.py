@@ -2,12 +2,16 @@
 
     W + (scale / rank) B A  for every linear map W of the text decoder's blocks;   B starts at 0
 
+Linear maps are nn.Linear and GPT-2's Conv1D. A mixture of experts keeps most of its weights in tensors that are neither: it is
+told which share of the blocks' weights an adapter reaches.
+
 The comparison that a steering must stand: an adapter has many times the parameters of `dso`, no strength to turn, and changes
 the weights. Source: Hu et al., arXiv 2106.09685; the objective is that of Monteiro Paes et al. (see `steerlib.methods.dso`).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from steerlib.errors import SteerlibError
 from steerlib.models import sites
@@ -77,6 +82,9 @@ def lora(
     Raises:
         SteerlibError: as `dso` does, or if the package peft is missing.
 
+    Warns:
+        UserWarning: the linear maps hold less than 95 % of the weights of the blocks' matrices.
+
     Example:
         >>> import steerlib as sl
         >>> lm = sl.load("smollm2", device="cpu")
@@ -92,6 +100,7 @@ def lora(
     training = training or Training()
     training = replace(training, l1=training.l1 or 0.0)
     data = prepare(model, task, anchors, training)
+    _tell_share(model)
     with _injected(model, rank, seed=training.seed) as learned:
         for value in learned.values():
             value.requires_grad_()
@@ -132,11 +141,12 @@ def _injected(model: Model, rank: int, *, seed: int) -> Iterator[dict[str, Tenso
     except ImportError as error:
         raise SteerlibError("lora needs the package peft: install it with `pip install peft`.") from error
     blocks = sites.blocks(model.hf)
-    maps = [name for name, module in blocks.named_modules() if isinstance(module, nn.Linear)]
+    maps = [name for name, module in blocks.named_modules() if _is_map(module)]
     if not maps:
         raise SteerlibError(f"the blocks of '{model.name}' hold no linear maps (nn.Linear) that could be updated.")
     before = {name: blocks.get_submodule(name) for name in maps}
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=maps)
+    transposed = any(isinstance(module, Conv1D) for module in before.values())
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=maps, fan_in_fan_out=transposed)
     try:
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -147,3 +157,22 @@ def _injected(model: Model, rank: int, *, seed: int) -> Iterator[dict[str, Tenso
         for name, module in before.items():
             parent, _, last = name.rpartition(".")
             setattr(blocks.get_submodule(parent), last, module)
+
+
+def _is_map(module: nn.Module) -> bool:
+    """Whether a module is a linear map that peft can update, and hands on what a linear map does (a router may not)."""
+    theirs = type(module).__module__.startswith("transformers.models.")
+    return isinstance(module, (nn.Linear, Conv1D)) and not theirs
+
+
+def _tell_share(model: Model) -> None:
+    """Warn where much of the blocks' weights is in no linear map."""
+    parts = list(sites.blocks(model.hf).modules())
+    reached = sum(part.weight.numel() for part in parts if isinstance(part, (nn.Linear, Conv1D)) and _is_map(part))
+    matrices = sum(w.numel() for part in parts for w in part.parameters(recurse=False) if w.dim() > 1)
+    if 0 < reached < 0.95 * matrices:
+        warnings.warn(
+            f"the adapter reaches {reached / matrices:.0%} of the weights in the blocks of '{model.name}': the others, such as those "
+            "of experts, are not linear maps of their own, so compare with care.",
+            stacklevel=3,
+        )

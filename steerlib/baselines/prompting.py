@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Literal, overload
 
 from steerlib.errors import SteerlibError
-from steerlib.models.prompts import Prompt, preceded
+from steerlib.models.prompts import Prompt, is_plain, preceded
 from steerlib.tasks import Task
 
 INSTRUCTIONS = (
@@ -59,6 +59,8 @@ def prompting(
     if isinstance(asked, str):
         return f"{instruction} {asked}"
     chat = list(asked)
+    if is_plain(chat):
+        return [{**chat[0], "content": preceded(chat[0]["content"], instruction)}]
     if place == "system" and not (chat and chat[0]["role"] == "system"):
         return [{"role": "system", "content": instruction}, *chat]
     for number, message in enumerate(chat):

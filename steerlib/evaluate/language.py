@@ -477,7 +477,7 @@ def fluency(
 
 def _open(prompt: Prompt) -> bool:
     """Whether the answer begins a message, so that blanks before it mean nothing."""
-    return not isinstance(prompt, str) and prompt[-1]["role"] != "assistant"
+    return not isinstance(prompt, str) and prompt[-1]["role"] not in ("assistant", "plain")
 
 
 def _follows(model: Model, prompt: Prompt, answer: str) -> bool:

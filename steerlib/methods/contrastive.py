@@ -13,6 +13,7 @@ differences are NOT centred first: that would take away the very shift that all 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from typing import Literal
@@ -52,7 +53,8 @@ def contrastive(
         biased: any stream of prompts; it is read once, and memory does not grow with its length.
         neutral: likewise.
         layers: a number, several, a range, or "early", "middle", "late", "all", "last"; the residual stream is steered there
-            (`choose_layers` picks them from a steering made with "all").
+            (`choose_layers` picks them from a steering made with "all"). Under a name, such as "all", a layer at which the two sides
+            do not differ is left out.
         direction: that of the difference of the two "mean"s, or the first principal one ("pca") of the differences between the
             i-th biased and the i-th neutral prompt, which takes width x width numbers per layer.
         operation: "ablate" removes the direction; "add" subtracts the difference of the means, or its part along the principal
@@ -68,6 +70,9 @@ def contrastive(
 
     Raises:
         SteerlibError: if a side is empty, the two do not differ, or "pca" finds prompts without a partner.
+
+    Warns:
+        UserWarning: a layer was left out.
 
     Example:
         >>> import steerlib as sl
@@ -95,12 +100,12 @@ def contrastive(
         mean_b, count_b = _mean(model, biased, where, read, batch_size, progress, "biased")
         mean_n, count_n = _mean(model, neutral, where, read, batch_size, progress, "neutral")
     operations: dict[Site, Operation] = {}
+    alike = []
     for site in where:
         difference = (mean_b[site] - mean_n[site]).float()
         if not difference.norm() > 1e-6 * mean_n[site].norm():
-            raise SteerlibError(
-                f"the biased and the neutral prompts do not differ at {site}: there is nothing to contrast."
-            )
+            alike.append(site)
+            continue
         if site in principal:
             along = principal[site].float()
             difference = (difference @ along) * along  # its sign is that of the difference of the means
@@ -113,6 +118,11 @@ def contrastive(
                 "midpoint": (mean_b[site] + mean_n[site]).float() / 2,
             }
             operations[site] = Ablate(difference, middles[center])
+    if alike:
+        said = f"the biased and the neutral prompts do not differ at {', '.join(map(str, alike))}"
+        if not operations or not isinstance(layers, str):
+            raise SteerlibError(f"{said}: there is nothing to contrast.")
+        warnings.warn(f"{said}: the steering leaves that out.", stacklevel=2)
     facts: dict[str, str | None] = {"operation": operation, "direction": direction, "read": read}
     facts["center"] = center if operation == "ablate" else None
     return Steering(operations, provenance(model, "contrastive", biased=count_b, neutral=count_n, **facts))

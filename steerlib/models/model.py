@@ -10,21 +10,20 @@ has already begun. The content of a message about pictures is a list of parts, `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, cast, overload
 
 import torch
-from jinja2.exceptions import TemplateError
 from torch import Tensor
 
 from steerlib.errors import SteerlibError, check_count
 from steerlib.models.layout import alone, laid_out
-from steerlib.models.prompts import Prompt, as_list, as_text, check_chat, listed, pictures_of
+from steerlib.models.prompts import Prompt, as_list, check_chat, is_plain, listed, pictures_of, plain_text
 from steerlib.models.sampling import decoding, own_distribution, seeds_of
 from steerlib.models.scoring import (
     Query,
-    Seen,
     batches,
     log_probs,
     options_for,
@@ -33,10 +32,10 @@ from steerlib.models.scoring import (
     tail_log_probs,
     windows,
 )
+from steerlib.models.seen import WINDOW, Seen, counted_on, crossed, now, sights, stacked, token_kinds
+from steerlib.models.templates import rendered
 
 Score = Literal["sum", "token", "character"]
-
-WINDOW = 16  # batches whose prompts are read, and whose pictures are held, at a time
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Model:
         hf: the model itself, in evaluation mode.
         tokenizer: its tokenizer, which pads on the left.
         processor: what turns pictures into numbers, or None for a model that reads only text.
+        template: what its chat template is told besides the messages, such as {"enable_thinking": False} for Qwen3, or
+            {"date_string": "26 Jul 2024"} where a template writes today's date.
 
     Example:
         >>> import steerlib as sl
@@ -62,6 +63,7 @@ class Model:
     hf: Any
     tokenizer: Any
     processor: Any = None
+    template: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +80,7 @@ class Model:
             The text, with a placeholder for every picture.
 
         Raises:
-            SteerlibError: the chat is malformed, or the model's template is missing or refuses it.
+            SteerlibError: the chat is malformed, or the model's template is missing, refuses it or drops one of its texts.
 
         Example:
             >>> import steerlib as sl
@@ -88,17 +90,11 @@ class Model:
         if isinstance(prompt, str):
             return prompt
         check_chat(prompt)
-        begun = prompt[-1]["role"] == "assistant"
-        template = self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
-        if not template.chat_template:
-            raise SteerlibError(f"'{self.name}' has no chat template: give plain text instead of messages.")
-        how: dict[str, bool] = {"continue_final_message": True} if begun else {"add_generation_prompt": True}
-        messages = as_text(prompt) if self.processor is None else list(prompt)
-        try:
-            return str(template.apply_chat_template(messages, tokenize=False, **how))
-        except (TemplateError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())[:150]
-            raise SteerlibError(f"the chat template of '{self.name}' does not take this chat: {reason}.") from error
+        if is_plain(prompt):
+            return plain_text(prompt, "" if self.processor is None else self.processor.image_token)
+        own = bool(getattr(self.processor, "chat_template", None))
+        reader = self.processor if own else self.tokenizer
+        return rendered(self.name, reader, prompt, self.template, parts=own)
 
     def tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         """The token ids of a prompt followed by a continuation, with special tokens as the model expects them.
@@ -154,23 +150,44 @@ class Model:
             raise SteerlibError(
                 f"the prompt has {places} place(s) for a picture ({mark}) and {len(pictures)} picture(s): give one for each."
             )
+        how = {} if self._adds_special(prompt, text) else {"add_special_tokens": False}
+        try:  # several pictures of one prompt are a list in a list: a flat one would be those of several prompts
+            made = dict(
+                self.processor(text=[text], images=[pictures] if pictures else None, return_tensors="pt", **how)
+            )
+        except ValueError:
+            if pictures:
+                raise
+            return self._encode(prompt, text), {}  # a processor that wants a picture in every prompt
+        ids = made.pop("input_ids")[0].tolist()
+        if not how and self._appended:
+            ids = ids[: -self._appended]
         if not pictures:
-            return self._encode(prompt, text), {}
-        seen = dict(self.processor(text=[text], images=pictures, add_special_tokens=False, return_tensors="pt"))
-        ids = seen.pop("input_ids")[0].tolist()
-        del seen["attention_mask"]  # `batch` makes it
-        return ids, seen
+            return ids, {}
+        left_out = ("attention_mask", "labels")  # `batch` makes the one, and the other is for training
+        shown = {key: value for key, value in made.items() if key not in left_out}
+        if (
+            continuation and self._closed(prompt, text, ids) != text
+        ):  # it goes behind what the processor puts after the prompt
+            ids, _ = self.read(prompt)
+            before = self._closed(prompt, self.render(prompt), ids)
+            ids += self._encode(prompt, before + continuation)[len(self._encode(prompt, before)) :]
+        return ids, shown
 
     def batch(self, rows: Sequence[Sequence[int]], seen: Sequence[Seen] = ()) -> dict[str, Tensor]:
         """Rows of token ids as a batch for the network, padded on the left.
 
         Args:
             rows: token ids of each row.
-            seen: what `read` says of each row's pictures; they are joined in the order of the rows.
+            seen: what `read` says of each row's pictures; they are joined in the order of the rows. Pictures of unequal sizes or
+                numbers are filled up with zeros at their ends, as processors do.
 
         Returns:
             input_ids, attention_mask and (for families that do not count by themselves) position_ids, each (batch, tokens), and
             the pictures, all on the model's device.
+
+        Raises:
+            SteerlibError: the tokenizer has no token to pad with.
 
         Example:
             >>> import steerlib as sl
@@ -181,21 +198,28 @@ class Model:
         """
         width = max(len(row) for row in rows)
         pad = self.tokenizer.pad_token_id
+        if pad is None:
+            raise SteerlibError(
+                f"the tokenizer of '{self.name}' has no token to pad with: set its pad_token to any token, for padding is masked."
+            )
         ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=self.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
         batch = {"input_ids": ids, "attention_mask": mask}
         if not hasattr(self.hf.base_model, "get_rope_index"):  # which counts places in pictures too, and by itself
             batch["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
-        for key in dict.fromkeys(key for row in seen for key in row):
-            if key.endswith("token_type_ids"):  # one number a token: what follows the prompt is text, and so is padding
-                kinds = [view[key][0].tolist() if key in view else [] for view in seen]
-                lines = [
-                    [0] * (width - len(row)) + kind + [0] * (len(row) - len(kind))
-                    for row, kind in zip(rows, kinds, strict=True)
-                ]
-                batch[key] = torch.tensor(lines, device=self.device)
+        seen = [now(view) for view in seen]
+        for key in dict.fromkeys(key for view in seen for key in view):
+            if key.endswith("token_type_ids"):
+                batch[key] = token_kinds([view.get(key) for view in seen], rows, width).to(self.device)
                 continue
-            joined = torch.cat([row[key] for row in seen if key in row])
+            values = [view[key] for view in seen if key in view]
+            if key == "cross_attention_mask":
+                values = [
+                    sights(view[key], len(row), width) for view, row in zip(seen, rows, strict=True) if key in view
+                ]
+            if key == "image_token_pooling":
+                values = counted_on(seen, key)
+            joined = stacked(values)
             batch[key] = joined.to(self.device, self.hf.dtype if joined.is_floating_point() else None)
         return batch
 
@@ -269,7 +293,7 @@ class Model:
                 yield query
 
         totals, sizes = [], []
-        for window in windows(asked(), 16 * batch_size):
+        for window in windows(asked(), lambda query: query.seen, WINDOW * batch_size, pictured=True):
             for found in self._score(window, batch_size):
                 totals.append(torch.stack([line.sum() for line in found]))  # (options,)
                 sizes.append([len(line) for line in found])
@@ -327,7 +351,11 @@ class Model:
                     raise SteerlibError(f"prompt {i} is too short: there is no token to score after a first one.")
                 yield query
 
-        return [found[0] for window in windows(asked(), 16 * batch_size) for found in self._score(window, batch_size)]
+        return [
+            found[0]
+            for window in windows(asked(), lambda query: query.seen, WINDOW * batch_size, pictured=True)
+            for found in self._score(window, batch_size)
+        ]
 
     def generate(
         self,
@@ -374,8 +402,8 @@ class Model:
         decoding(self.name, temperature=temperature, top_p=top_p, top_k=top_k, seeds=[])  # refuses before it reads
         texts: list[str] = []
         met: list[list[int]] = []
-        for start in range(0, len(many), WINDOW * batch_size):
-            rows = [self.read(prompt) for prompt in many[start : start + WINDOW * batch_size]]
+        for rows in windows((self.read(prompt) for prompt in many), lambda row: row[1], WINDOW * batch_size):
+            start = len(texts)
             if [] in (ids := [row for row, _ in rows]):
                 raise SteerlibError(f"prompt {start + ids.index([])} is empty: there is nothing to continue.")
             for row in ids:
@@ -383,7 +411,8 @@ class Model:
             met += ids
             seeds = seeds_of(met, seed)[start:]
             texts += [""] * len(rows)
-            for part in batches([len(row) for row in ids], batch_size):
+            kinds = [(False, crossed(seen)) for _, seen in rows]
+            for part in batches([len(row) for row in ids], batch_size, kinds=kinds):
                 batch = self.batch([ids[i] for i in part], [rows[i][1] for i in part])
                 batch.pop("position_ids", None)  # generate() counts them from the mask itself
                 width = batch["input_ids"].shape[1]
@@ -406,7 +435,7 @@ class Model:
                         pad_token_id=self.tokenizer.pad_token_id,
                     )
                 for i, written in zip(part, out[:, width:].tolist(), strict=True):
-                    texts[start + i] = str(self.tokenizer.decode(written, skip_special_tokens=True))
+                    texts[start + i] = self._decode(ids[i], written)
         return texts[0] if single else texts
 
     def split(self, prompt: Prompt, continuations: Sequence[str]) -> Query:
@@ -426,6 +455,8 @@ class Model:
         if not start:
             raise SteerlibError(f"an empty prompt was given: there is nothing that {continuations[0]!r} could follow.")
         text = self.render(prompt)
+        if seen:
+            text = self._closed(prompt, text, start)
         plain = self._encode(prompt, text)  # a picture is one placeholder here, and many in `start`
         tails = []
         for continuation in continuations:
@@ -439,11 +470,42 @@ class Model:
         refuse_long(self, start + max(tails, key=len)[:-1])
         return Query(start, tails, seen)
 
-    def _encode(self, prompt: Prompt, text: str) -> list[int]:
-        """Token ids of a text; where a chat's template, or the text itself, begins it as the model expects, nothing is added."""
+    def _adds_special(self, prompt: Prompt, text: str) -> bool:
+        """Whether the tokenizer puts its special tokens around a text: not if it begins with them, or its template writes them.
+
+        The templates of tokenizers do, by their convention; those of processors need not (LLaVA's do not).
+        """
         begins = self.tokenizer.bos_token
-        plain = isinstance(prompt, str) and not (begins and text.startswith(begins))
-        return cast(list[int], self.tokenizer(text, add_special_tokens=plain)["input_ids"])
+        if begins and text.startswith(begins):
+            return False
+        return self.processor is not None or isinstance(prompt, str) or is_plain(prompt)
+
+    def _closed(self, prompt: Prompt, text: str, ids: Sequence[int]) -> str:
+        """The text of a prompt as its processor ended it when it made the ids: PaliGemma's adds a line break."""
+        ended = text + "\n"
+        added = self._encode(prompt, text)[-1] != ids[-1] == self._encode(prompt, ended)[-1]
+        return ended if added else text
+
+    def _encode(self, prompt: Prompt, text: str) -> list[int]:
+        """Token ids of a text, with the special tokens before it that the model expects, and none behind it."""
+        special = self._adds_special(prompt, text)
+        ids = cast(list[int], self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        return ids[: len(ids) - self._appended] if special else ids
+
+    @cached_property
+    def _appended(self) -> int:
+        """How many special tokens the tokenizer puts behind a text, such as an end-of-text that nothing could follow."""
+        whole, bare = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+        starts = [n for n in range(len(whole)) if whole[n : n + len(bare)] == bare]
+        return len(whole) - starts[0] - len(bare) if starts else 0
+
+    def _decode(self, prompt: Sequence[int], written: Sequence[int]) -> str:
+        """The text of new tokens as it goes on from the prompt: some tokenizers drop the space at the start of a text."""
+        before, whole = (
+            str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in (prompt, [*prompt, *written])
+        )
+        alone = str(self.tokenizer.decode(written, skip_special_tokens=True))
+        return whole[len(before) :] if whole.startswith(before) else alone
 
     def _score(self, queries: Sequence[Query], batch_size: int) -> list[list[Tensor]]:
         """Of each query, each continuation's (tokens,) log-probabilities."""

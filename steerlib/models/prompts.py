@@ -2,7 +2,8 @@
 
 A chat is a list of messages `{"role": ..., "content": ...}`, whose last message may be an answer that the assistant has
 already begun. The content of a message about pictures is a list of parts, `{"type": "image", "image": picture}` and
-`{"type": "text", "text": ...}`.
+`{"type": "text", "text": ...}`. A chat of one message whose role is "plain" is a text with pictures that no template touches, for
+models that were never trained to chat.
 """
 
 from __future__ import annotations
@@ -24,32 +25,40 @@ def chat(
     *,
     pictures: Image.Image | Sequence[Image.Image] = (),
     system: str | None = None,
+    plain: bool = False,
 ) -> list[Message]:
-    """A chat prompt.
+    """A chat prompt, or with `plain` a text with pictures for a model that has no chat template.
 
     Args:
         user: what the user says.
         answer: how the assistant's answer has begun, which the model then continues; None lets it begin.
         pictures: one picture, or several in order, before what the user says.
         system: the system message; None leaves it to the model's template.
+        plain: no template is used: the model reads the pictures and then `user` as it stands, and continues it. So base models such
+            as PaliGemma are asked: `chat("answer en who is this?", pictures=picture, plain=True)`. If the text itself has
+            a placeholder for each picture (such as "<image>"), the pictures go there.
 
     Returns:
         A list of messages, `{"role": ..., "content": ...}`.
 
     Raises:
-        SteerlibError: a picture is not a PIL image.
+        SteerlibError: a picture is not a PIL image, or a plain text was given with an answer or a system message.
 
     Example:
         >>> chat("Who fixed the car?", "It was the")
         [{'role': 'user', 'content': 'Who fixed the car?'}, {'role': 'assistant', 'content': 'It was the'}]
     """
+    if plain and (answer is not None or system is not None):
+        raise SteerlibError(
+            "a plain prompt has no roles: write the instruction and the begun answer into the text itself."
+        )
     shown: list[Any] = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
     for picture in shown:
         if not isinstance(picture, Image.Image):
             raise SteerlibError(f"a picture is a PIL image, not {type(picture).__name__}: open it with PIL.Image.open.")
     parts = [*({"type": "image", "image": picture} for picture in shown), {"type": "text", "text": user}]
     messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": parts if len(parts) > 1 else user})
+    messages.append({"role": "plain" if plain else "user", "content": parts if len(parts) > 1 else user})
     if answer is not None:
         messages.append({"role": "assistant", "content": answer})
     return messages
@@ -103,6 +112,8 @@ def check_chat(prompt: Sequence[Message]) -> None:
     for message in prompt:
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
             raise SteerlibError("a message of a chat lacks its 'role' or its 'content'.")
+        if message["role"] == "plain" and len(prompt) > 1:
+            raise SteerlibError("a message with the role 'plain' stands alone: a plain prompt has no turns.")
         content = message["content"]
         if isinstance(content, str):
             continue
@@ -132,6 +143,22 @@ def as_text(prompt: Sequence[Message]) -> list[Message]:
             content = "".join(part["text"] for part in content if part["type"] == "text")
         flat.append({**message, "content": content})
     return flat
+
+
+def is_plain(prompt: Prompt) -> bool:
+    """Whether a prompt is a text with pictures that no template touches."""
+    return not isinstance(prompt, str) and len(prompt) == 1 and prompt[0].get("role") == "plain"
+
+
+def plain_text(prompt: Sequence[Message], mark: str) -> str:
+    """The text of a plain prompt, with the mark of a picture where each one is, unless the text has these marks itself."""
+    (message,) = prompt
+    content = message["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    text = "".join(part["text"] for part in parts if part["type"] == "text")
+    if mark and mark in text:
+        return text
+    return "".join(part["text"] if part["type"] == "text" else mark for part in parts)
 
 
 def pictures_of(prompt: Prompt) -> list[Image.Image]:
@@ -172,14 +199,14 @@ def _rgb(picture: Any) -> Image.Image:
 
 
 def answered(prompt: Prompt, answer: str) -> Prompt:
-    """The prompt with its answer given: text goes on, and so does an answer that a chat has begun.
+    """The prompt with its answer given: text goes on, plain or with pictures, and so does an answer that a chat has begun.
 
     In a chat without a begun answer the template starts a fresh turn, so that blanks before the answer are dropped.
     """
     if isinstance(prompt, str):
         return prompt + answer
     *before, last = prompt
-    if last["role"] != "assistant":
+    if last["role"] not in ("assistant", "plain"):
         return [*prompt, {"role": "assistant", "content": answer.lstrip()}]
     content = last["content"]
     if isinstance(content, str):
@@ -196,7 +223,7 @@ def with_picture(picture: Image.Image, prompt: Prompt) -> Prompt:
     """The prompt with a picture before what the user says first."""
     if isinstance(prompt, str):
         return chat(prompt, pictures=picture)
-    users = [i for i, message in enumerate(prompt) if message.get("role") == "user" and "content" in message]
+    users = [i for i, message in enumerate(prompt) if message.get("role") in ("user", "plain") and "content" in message]
     if count_pictures(prompt) or not users:
         raise SteerlibError(
             "a prompt that has a picture, or no user's message to put one in, was given with pictures: give pictures=None."

@@ -8,9 +8,9 @@ language-model head works only on the positions that are wanted. Gradients flow 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,9 +18,7 @@ from torch import Tensor
 from steerlib.errors import SteerlibError, check_count
 from steerlib.models.layout import alone, laid_out
 from steerlib.models.prompts import Prompt, listed
-
-Seen = Mapping[str, Tensor]
-"""What a model wants of a prompt's pictures, as its processor names it: pixel_values (pictures, 3, height, width) and kin."""
+from steerlib.models.seen import WINDOW, Seen, crossed, fits, weight
 
 
 class Network(Protocol):
@@ -82,20 +80,20 @@ def log_probs(
         The number of a row and (positions, vocabulary), in float32 at least: one line after the last token of the prompt and
         one after every id behind it, or for a `whole` row after every id.
     """
-    for whole in (False, True):
-        kind = [r for r, row in enumerate(rows) if row.whole == whole]
-        for part in batches([len(rows[r].ids) for r in kind], batch_size, stretch=stretch):
-            batch = [rows[kind[i]] for i in part]
-            inputs = network.batch([row.ids for row in batch], [row.seen for row in batch])
-            mask = inputs["attention_mask"].bool()  # (rows, columns), padded on the left
-            sizes = [len(row.ids) if whole else len(row.ids) - row.prompt + 1 for row in batch]
-            ends = [mask.shape[1] - len(row.ids) + row.prompt for row in batch]  # just past each prompt
-            with alone(network.hf), laid_out(mask, torch.tensor(ends, device=mask.device)):
-                keep = mask.shape[1] if whole else max(sizes)
-                logits = network.hf(**inputs, use_cache=False, logits_to_keep=keep).logits  # (rows, keep, vocabulary)
-            for i, size, line in zip(part, sizes, logits, strict=True):
-                wide = torch.promote_types(line.dtype, torch.float32)
-                yield kind[i], line[-size:].to(wide).log_softmax(-1)
+    lengths, kinds = [len(row.ids) for row in rows], [(row.whole, crossed(row.seen)) for row in rows]
+    for part in batches(lengths, batch_size, stretch=stretch, kinds=kinds):
+        batch = [rows[i] for i in part]
+        whole = batch[0].whole
+        inputs = network.batch([row.ids for row in batch], [row.seen for row in batch])
+        mask = inputs["attention_mask"].bool()  # (rows, columns), padded on the left
+        sizes = [len(row.ids) if whole else len(row.ids) - row.prompt + 1 for row in batch]
+        ends = [mask.shape[1] - len(row.ids) + row.prompt for row in batch]  # just past each prompt
+        with alone(network.hf), laid_out(mask, torch.tensor(ends, device=mask.device)):
+            keep = mask.shape[1] if whole else max(sizes)
+            logits = network.hf(**inputs, use_cache=False, logits_to_keep=keep).logits  # (rows, keep, vocabulary)
+        for i, size, line in zip(part, sizes, logits, strict=True):
+            wide = torch.promote_types(line.dtype, torch.float32)
+            yield i, line[-size:].to(wide).log_softmax(-1)
 
 
 def tail_log_probs(row: Row, lines: Tensor) -> dict[int, Tensor]:
@@ -104,12 +102,19 @@ def tail_log_probs(row: Row, lines: Tensor) -> dict[int, Tensor]:
     return {number: lines[-size:][torch.arange(size), tail] for number, tail in row.tails.items()}
 
 
-def batches(lengths: Sequence[int], size: int, *, stretch: float = math.inf) -> Iterator[list[int]]:
-    """Indices in batches of at most `size`, the shortest first, none more than `stretch` times as long as the first."""
+def batches(
+    lengths: Sequence[int], size: int, *, stretch: float = math.inf, kinds: Sequence[tuple[bool, int]] = ()
+) -> Iterator[list[int]]:
+    """Indices in batches of at most `size` and of one kind each.
+
+    The shortest come first, and none is more than `stretch` times as long as the first of its batch.
+    """
     check_count("batch_size", size)
+    kinds = kinds or [(False, 0)] * len(lengths)
     part: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if part and (len(part) == size or lengths[i] > stretch * lengths[part[0]]):
+    for i in sorted(range(len(lengths)), key=lambda i: (kinds[i], lengths[i], i)):
+        full = len(part) == size or (part and lengths[i] > stretch * lengths[part[0]])
+        if part and (full or kinds[i] != kinds[part[0]]):
             yield part
             part = []
         part.append(i)
@@ -117,22 +122,40 @@ def batches(lengths: Sequence[int], size: int, *, stretch: float = math.inf) -> 
         yield part
 
 
-def windows(queries: Iterable[Query], pictured: int) -> Iterator[list[Query]]:
-    """A stream of queries in parts in which at most `pictured` have pictures; a part is emptied before the next is read.
+T = TypeVar("T")
 
-    So only so many pictures' pixels are held at a time, however many prompts there are.
+
+def windows(stream: Iterable[T], seen: Callable[[T], Seen], most: int, *, pictured: bool = False) -> Iterator[list[T]]:
+    """A stream of prompts in parts, each of which is emptied before the next is read.
+
+    So only the pixels of one part are held at a time, however many prompts there are.
+
+    Args:
+        stream: what a model has read, one prompt after the other.
+        seen: what one of them holds of its pictures.
+        most: of a part; it is cut at a sixteenth of that, one batch, once its pixels are more than `seen.HELD`.
+        pictured: whether only prompts with pictures count.
+
+    Yields:
+        Lists, which are cleared when the next one is asked for.
     """
-    window: list[Query] = []
-    held = 0
-    for query in queries:
-        if query.seen and held == pictured:
-            yield window
-            window.clear()
-            held = 0
-        window.append(query)
-        held += bool(query.seen)
-    if window:
-        yield window
+    part: list[T] = []
+    count = held = 0
+    for one in stream:
+        size = weight(seen(one))
+        if size and (count == most or (count * WINDOW >= most and not fits(held + size))):
+            yield part
+            part.clear()
+            count = held = 0
+        part.append(one)
+        count += bool(size) or not pictured
+        held += size
+        if count == most and not pictured:  # at once: nothing more is read than is wanted
+            yield part
+            part.clear()
+            count = held = 0
+    if part:
+        yield part
 
 
 def options_for(prompts: Sequence[Prompt], options: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:

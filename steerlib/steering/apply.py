@@ -21,11 +21,18 @@ from steerlib.errors import SteerlibError
 from steerlib.models import sites
 from steerlib.models.layout import Layout, alone, laid_out, layout
 from steerlib.models.model import Model, weights_hash
-from steerlib.models.sites import Place, Site, hook, image_token, uncompiled
+from steerlib.models.sites import Place, Site, given, hook, image_token, uncompiled
 from steerlib.steering.operations import Operation, Steering
 
 Tokens = Literal["all", "prompt", "generated", "image", "last"]
 SCOPES = ("all", "prompt", "generated", "image", "last")
+
+STATES = ("cache_params", "state")
+"""Where recurrent networks keep what they have read, if not in past_key_values."""
+_STATE = (
+    "this model keeps what it has read in a state that does not say how many tokens it holds, so a steering cannot tell prompt and "
+    "answer apart in a cached pass: generate with use_cache=False."
+)
 
 
 @contextmanager
@@ -34,9 +41,9 @@ def steer(
 ) -> Iterator[None]:
     """Run a model steered within the `with`; on leaving it, however that happens, the model is as before, to the bit.
 
-    Nested `with`s act in the order written. Decoding with and without a cache of keys and values writes the same. Meanwhile another
-    thread that asks the same model waits; code that calls `model.hf` itself from another thread does not wait, and is
-    steered too. Compiled parts of the model run uncompiled within the `with`, because compiled code does not see hooks.
+    Decoding may be greedy, sampled, with beams, assisted, with any cache of keys and values or without. Nested `with`s act in the order written. Meanwhile another thread that asks the same model waits; code that calls `model.hf` itself
+    from another thread does not wait, and is steered too. Compiled parts of the model run uncompiled within the `with`,
+    because compiled code does not see hooks.
 
     Args:
         model: the model to steer.
@@ -47,10 +54,13 @@ def steer(
         strict: refuse a steering that was made for other weights, instead of warning once.
 
     Raises:
-        SteerlibError: the steering does not fit the model, the strength is not a finite number, or `tokens` names no scope.
+        SteerlibError: the steering does not fit the model, the strength is not a finite number, or `tokens` names no scope; in a
+            pass, an activation is not (batch, tokens, width), no site is reached, the model keeps its state where it does not
+            say how many tokens it has read, or a backward pass runs blocks again (gradient checkpointing).
 
     Warns:
-        UserWarning: the strength lies outside the range that the steering was made for, or the weights are others.
+        UserWarning: the strength lies outside the range that the steering was made for, the weights are others, or a pass does
+            not reach all of the sites.
 
     Example:
         >>> import steerlib as sl
@@ -81,17 +91,28 @@ def steer(
         yield
         return
     with ExitStack() as stack:
-        stack.enter_context(alone(model.hf, "a steering"))
+        scope = "" if tokens == "all" else f" with tokens='{tokens}'"
+        stack.enter_context(alone(model.hf, f"a steering{scope}"))
         stack.enter_context(uncompiled(model.hf))
         reading = stack.enter_context(_reading(model.hf))
+        reading.sites.update(steering.operations)
+        stack.callback(reading.sites.clear)
         for site, operation in steering.operations.items():
-            moved = operation.map(lambda vector: vector.to(model.device, torch.float32), fixed=True)
+            held: dict[torch.device, Operation] = {}  # its vectors on every device that the site was met on
 
-            def change(h: Tensor, operation: Operation = moved) -> Tensor:
-                steered = operation(h.float(), strength).to(h.dtype)
+            def change(
+                h: Tensor,
+                site: Site = site,
+                operation: Operation = operation,
+                held: dict[torch.device, Operation] = held,
+            ) -> Tensor:
+                reading.reached.add(site)
+                if h.device not in held:
+                    held[h.device] = operation.map(lambda vector: vector.to(h.device, torch.float32), fixed=True)
+                steered = held[h.device](h.float(), strength).to(h.dtype)
                 return torch.where(reading.scope(tokens, h).unsqueeze(-1), steered, h)
 
-            stack.callback(hook(places[site], change).remove)
+            stack.callback(hook(places[site], change, reading.shape).remove)
         yield
 
 
@@ -102,9 +123,13 @@ class _Reading:
         self.hf, self.image_token = hf, image_token(hf)
         self.depth = 0  # of nested forward passes: the outermost one knows the token ids and the mask
         self.start = 0  # the absolute column of the first token of this pass
+        self.rows = self.tokens = 0  # of this pass
         self.ids: Tensor | None = None  # (batch, tokens)
         self.mask: Tensor | None = None  # (batch, columns so far)
         self.prompt_columns = 0  # of a decoding loop that calls the model itself
+        self.sites: set[Site] = set()  # where the steering is to act, and where it has acted in this pass
+        self.reached: set[Site] = set()
+        self.told = False
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
@@ -112,23 +137,50 @@ class _Reading:
         if self.depth > 1 and (ids is None or ids is self.ids):
             return
         self.depth, self.ids = 1, ids  # other tokens: the count was left behind by an interrupted pass
+        self.reached.clear()
         mask = kwargs.get("attention_mask")
         self.mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
         past = kwargs.get("past_key_values")
+        if any(kwargs.get(name) is not None for name in STATES) and not sites.keeps_cache(self.hf):
+            raise SteerlibError(_STATE)
         self.start = int(past.get_seq_length()) if past is not None else 0
+        held = given(args, kwargs)
+        if held is None:
+            raise SteerlibError("a steered model is called with input_ids or inputs_embeds, and this call has neither.")
+        self.rows, self.tokens = held.shape[:2]
         if self.start == 0:
-            held = self.ids if self.ids is not None else kwargs["inputs_embeds"]
-            self.prompt_columns = held.shape[1]
+            self.prompt_columns = self.tokens
         else:  # what was read before anybody looked was the prompt
             self.prompt_columns = min(self.prompt_columns or self.start, self.start)
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self.depth -= 1
+        missed = sorted(self.sites - self.reached)
+        if self.depth > 0 or output is None or not missed:  # a pass that was interrupted returns nothing
+            return
+        where = ", ".join(map(str, missed))
+        if not self.reached:
+            raise SteerlibError(
+                f"this pass never reached {where}, so nothing was steered: such a block may be only for prompts with a picture."
+            )
+        if not self.told:
+            self.told = True
+            warnings.warn(f"this pass never reached {where}, so it was steered at the other sites only.", stacklevel=2)
+
+    def shape(self) -> tuple[int, int]:
+        """Batch and tokens of the running pass."""
+        if self.depth < 1:
+            raise SteerlibError(
+                "a part of a steered model was run outside of a forward pass of the model, as gradient checkpointing does in the "
+                "backward pass at norms and heads: switch that off."
+            )
+        return self.rows, self.tokens
 
     def scope(self, tokens: Tokens, h: Tensor) -> Tensor:
         """(batch, tokens) bool: which tokens of this pass, with activations h, are to be steered."""
         batch, width = h.shape[:2]
-        columns = torch.arange(self.start, self.start + width, device=h.device)
+        first = self.start + self.tokens - width  # where a block is handed fewer tokens, they are the last ones
+        columns = torch.arange(first, first + width, device=h.device)
         now = layout.get()
         if now is None:  # somebody calls the model without asking through Model
             if tokens == "last" and self.mask is None and batch > 1:
@@ -136,14 +188,17 @@ class _Reading:
                     "tokens='last' needs to know where each row ends, and this batch came without an attention mask: pass "
                     "attention_mask, or steer with tokens='all'."
                 )
-            real = self.mask if self.mask is not None else h.new_ones((batch, width), dtype=torch.bool)
+            real = (
+                self.mask if self.mask is not None else h.new_ones((batch, self.start + self.tokens), dtype=torch.bool)
+            )
             prompt = real[:, : self.prompt_columns]
-            ends = (prompt * torch.arange(1, prompt.shape[1] + 1, device=h.device)).amax(1)  # past the last real one
+            ends = (prompt * torch.arange(1, prompt.shape[1] + 1, device=real.device)).amax(1)  # past the last real one
             now = Layout(real, ends)
         repeats = batch // now.real.shape[0]  # beams, or several samples a prompt
-        real, ends = now.real.repeat_interleave(repeats, 0), now.prompt_end.repeat_interleave(repeats, 0).unsqueeze(1)
-        unseen = max(0, self.start + width - real.shape[1])  # columns that were generated: never padding
-        here = nn.functional.pad(real, (0, unseen), value=True)[:, self.start : self.start + width]
+        real = now.real.to(h.device).repeat_interleave(repeats, 0)
+        ends = now.prompt_end.to(h.device).repeat_interleave(repeats, 0).unsqueeze(1)
+        unseen = max(0, first + width - real.shape[1])  # columns that were generated: never padding
+        here = nn.functional.pad(real, (0, unseen), value=True)[:, first : first + width]
         if tokens == "prompt":
             return here & (columns < ends)
         if tokens == "generated":
@@ -153,7 +208,7 @@ class _Reading:
         if tokens == "image":
             if self.ids is None or self.ids.dim() != 2:
                 raise SteerlibError("image tokens cannot be told from embeddings alone: call the model with input_ids.")
-            return here & (self.ids == self.image_token)
+            return here & (self.ids[:, -width:].to(h.device) == self.image_token)
         return here
 
 
@@ -184,9 +239,13 @@ class _Generate:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
+        mask = kwargs.get("attention_mask")
+        cached = kwargs.get("use_cache", getattr(self.hf.generation_config, "use_cache", True))
+        if cached is not False and not sites.keeps_cache(self.hf):
+            raise SteerlibError(_STATE)
+        kwargs = {"disable_compile": True, **kwargs}  # a static cache would have the model compiled, without its hooks
         if layout.get() is not None or not isinstance(ids, Tensor):
             return self.plain(*args, **kwargs)
-        mask = kwargs.get("attention_mask")
         real = mask.bool() if mask is not None else torch.ones_like(ids, dtype=torch.bool)
         with laid_out(real, torch.full((len(ids),), ids.shape[1], device=ids.device)):
             return self.plain(*args, **kwargs)

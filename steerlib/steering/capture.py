@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import islice
 from typing import Literal
 
 import torch
@@ -13,9 +12,10 @@ from torch import Tensor
 from steerlib.errors import SteerlibError, check_count
 from steerlib.models import sites
 from steerlib.models.layout import alone, laid_out
-from steerlib.models.model import WINDOW, Model
+from steerlib.models.model import Model
 from steerlib.models.prompts import Prompt
-from steerlib.models.scoring import batches, refuse_long
+from steerlib.models.scoring import batches, refuse_long, windows
+from steerlib.models.seen import WINDOW, Seen, crossed
 from steerlib.models.sites import Place, Site, hook, uncompiled
 
 Read = Literal["last", "mean"]
@@ -45,7 +45,8 @@ def capture(
         Which prompts, by their number in the stream, and {site: (batch, width) float32 on the CPU}; batches come in order of length.
 
     Raises:
-        SteerlibError: there is no site, a prompt is empty, or an activation is NaN or infinite (naming site and prompt).
+        SteerlibError: there is no site, a prompt is empty, an activation is NaN or infinite (naming site and prompt) or not (batch,
+            tokens, width), or a pass did not reach a site.
 
     Example:
         >>> import steerlib as sl
@@ -63,7 +64,7 @@ def capture(
     if not places:
         raise SteerlibError("no site to read was given: `where` is a list of sites.")
     if isinstance(prompts, str):
-        raise SteerlibError("one text was given: put it in a list, for capture reads many prompts.")
+        raise SteerlibError("one text was given: put it in a list, because capture reads many prompts.")
     return _stream(model, iter(prompts), places, read, batch_size)
 
 
@@ -112,17 +113,22 @@ def activations(
 def _stream(
     model: Model, stream: Iterator[Prompt], places: dict[Site, Place], read: Read, batch_size: int
 ) -> Iterator[tuple[list[int], dict[Site, Tensor]]]:
+    def reading() -> Iterator[tuple[list[int], Seen]]:
+        for prompt in stream:
+            if isinstance(prompt, Mapping):
+                raise SteerlibError("one chat was given: put it in a list, because capture reads many prompts.")
+            yield model.read(prompt)
+
     seen = 0
-    while window := list(islice(stream, WINDOW * batch_size)):
-        if any(isinstance(prompt, Mapping) for prompt in window):
-            raise SteerlibError("one chat was given: put it in a list, for capture reads many prompts.")
-        rows, pictures = map(list, zip(*map(model.read, window), strict=True))
+    for window in windows(reading(), lambda row: row[1], WINDOW * batch_size):
+        rows = [row for row, _ in window]
         if [] in rows:
             raise SteerlibError(f"prompt {seen + rows.index([])} is empty: there is no token to read.")
         for row in rows:
             refuse_long(model, row)
-        for part in batches([len(row) for row in rows], batch_size):
-            batch = model.batch([rows[i] for i in part], [pictures[i] for i in part])
+        kinds = [(False, crossed(shown)) for _, shown in window]
+        for part in batches([len(row) for row in rows], batch_size, kinds=kinds):
+            batch = model.batch([rows[i] for i in part], [window[i][1] for i in part])
             got = _read_batch(model, batch, places, read)
             for site, values in got.items():
                 for i, value in zip(part, values, strict=True):
@@ -132,7 +138,7 @@ def _stream(
                             f"NaN or infinite activation at {site} on prompt {seen + i} (ending {shown!r})."
                         )
             yield [seen + i for i in part], got
-        seen += len(window)
+        seen += len(rows)
 
 
 class _Enough(Exception):
@@ -148,8 +154,13 @@ def _read_batch(model: Model, batch: dict[str, Tensor], places: dict[Site, Place
         def look(h: Tensor) -> Tensor:  # (batch, tokens, width)
             if read == "last":
                 got[site] = h[:, -1].float().cpu().clone()  # not a view, which would keep every token
+            elif h.shape[1] < mask.shape[1]:
+                raise SteerlibError(
+                    f"the mean at {site} cannot be taken: its block is handed {h.shape[1]} of {mask.shape[1]} tokens, so use "
+                    "read='last'."
+                )
             else:
-                real = mask.unsqueeze(-1)
+                real = mask.unsqueeze(-1).to(h.device)
                 got[site] = (h.float().masked_fill(~real, 0).sum(1) / real.sum(1)).cpu()
             if len(got) == len(places):
                 raise _Enough
@@ -162,11 +173,16 @@ def _read_batch(model: Model, batch: dict[str, Tensor], places: dict[Site, Place
         stack.enter_context(alone(model.hf))
         stack.enter_context(uncompiled(model.hf))
         for site, place in places.items():
-            stack.callback(hook(place, keep(site)).remove)
+            stack.callback(hook(place, keep(site), lambda: mask.shape).remove)
         stack.enter_context(torch.no_grad())  # not inference mode: probes may learn from what is read
         stack.enter_context(laid_out(mask, ends))
         try:
             model.hf.base_model(**batch, use_cache=False)  # all but the head, its vision tower included
         except _Enough:
             pass
+    if missed := sorted(places.keys() - got.keys()):
+        raise SteerlibError(
+            f"nothing can be read at {', '.join(map(str, missed))}: the pass over these prompts never reached "
+            f"{'it' if len(missed) == 1 else 'them'}, as where a block is only for prompts with a picture; leave such layers out."
+        )
     return got

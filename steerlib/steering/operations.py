@@ -370,6 +370,7 @@ def provenance(model: Model, method: str, **facts: Any) -> dict[str, Any]:
         "width": sites.width(model.hf),
         "layers": len(sites.blocks(model.hf)),
         "weights": weights_hash(model),
+        **({"template": dict(model.template)} if model.template else {}),
         "versions": {name: version(name) for name in ("torch", "transformers")},
         **facts,
     }

@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steerlib.errors import SteerlibError
 from steerlib.models import sites
 from steerlib.models.model import Model
-from steerlib.models.sites import Site, hook, image_token
+from steerlib.models.sites import Site, given, hook, image_token
 
 StepSite = Literal["pixels", "visual", "embeddings", "residual"]
 Touch = Callable[[str, Tensor], Tensor]
@@ -34,20 +34,43 @@ def perturbed(model: Model, site: StepSite, columns: Tensor, where: list[Site], 
         where: the residual sites that are touched, each under its name, if site is "residual".
         touch: keeps the shape; it may take a gradient from the value, or move it.
     """
+    held = [1, 0]  # batch and tokens of the running pass
+    looking = [False]  # whether the decoder is about to look its tokens up by itself, as that of a text model does
+    inside = sites.decoder(model.hf)
+    table = inside.get_input_embeddings()
 
     def part(key: str, h: Tensor) -> Tensor:  # h: (1, tokens, width), of which some columns are touched
-        return h.index_copy(1, columns, touch(key, h[:, columns]).to(h.dtype))
+        where = columns.to(h.device)
+        missing = held[1] - h.shape[1]
+        if missing == 0:
+            return h.index_copy(1, where, touch(key, h[:, where]).to(h.dtype))
+        whole = nn.functional.pad(
+            h, (0, 0, missing, 0)
+        )  # a block that is handed the last tokens only: the others change nothing
+        return whole.index_copy(1, where, touch(key, whole[:, where]).to(h.dtype))[:, missing:]
 
-    def handed(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        table, token, h = module.get_input_embeddings(), image_token(model.hf), kwargs.get("inputs_embeds")
-        if h is None:  # a text model looks its tokens up by itself
-            h, args = table(kwargs.pop("input_ids", args[0] if args else None)), (None, *args[1:]) if args else ()
+    def embedded(h: Tensor) -> Tensor:
+        token = image_token(model.hf)
         known = token is not None and token < table.num_embeddings
         if site == "visual" and known and torch.equal(h[0, columns[0]], table(columns.new_tensor(token))):
             raise SteerlibError(
                 f"'{model.name}' hands no visual tokens to its text decoder: take the step at the pixels, site='pixels'."
             )
-        return args, {**kwargs, "inputs_embeds": part(site, h)}
+        return part(site, h)
+
+    def entered(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tokens = given(args, kwargs)
+        held[:] = tokens.shape[:2] if tokens is not None else [1, 0]
+        looking[0] = site in ("visual", "embeddings") and kwargs.get("inputs_embeds") is None
+        if site == "residual" or looking[0]:
+            return None
+        return args, {**kwargs, "inputs_embeds": embedded(kwargs["inputs_embeds"])}
+
+    def looked_up(module: Any, args: Any, output: Tensor) -> Tensor | None:
+        if not looking[0]:
+            return None
+        looking[0] = False
+        return embedded(output)
 
     def looked(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given = kwargs["pixel_values"]
@@ -58,11 +81,12 @@ def perturbed(model: Model, site: StepSite, columns: Tensor, where: list[Site], 
     with ExitStack() as stack:
         if site == "residual":
             for at in where:
-                stack.callback(hook(sites.find(model.hf, at), partial(part, str(at))).remove)
-        elif site == "pixels":
+                stack.callback(hook(sites.find(model.hf, at), partial(part, str(at)), lambda: held).remove)
+        if site == "pixels":
             stack.callback(model.hf.base_model.register_forward_pre_hook(looked, with_kwargs=True).remove)
         else:
-            stack.callback(sites.decoder(model.hf).register_forward_pre_hook(handed, with_kwargs=True).remove)
+            stack.callback(inside.register_forward_pre_hook(entered, with_kwargs=True).remove)
+            stack.callback(table.register_forward_hook(looked_up).remove)
         yield
 
 

@@ -306,4 +306,4 @@ def _prompt(prompt: Any, number: int) -> Prompt:
 
 def _after(prompt: Prompt, option: str) -> str:
     """The option with the blank that parts it from what it continues; none where it begins an answer."""
-    return f" {option}" if isinstance(prompt, str) or prompt[-1]["role"] == "assistant" else option
+    return f" {option}" if isinstance(prompt, str) or prompt[-1]["role"] in ("assistant", "plain") else option

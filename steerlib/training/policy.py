@@ -6,8 +6,8 @@ A group's probability is the sum over the options that stand for it, normalised 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from steerlib.errors import SteerlibError
 from steerlib.models.model import Model
 from steerlib.models.prompts import Prompt
 from steerlib.models.scoring import Query, log_probs, refuse_long, refuse_prefixes, tail_log_probs
+from steerlib.models.seen import Later, Seen, crossed, fits, now, weight
 from steerlib.tasks import Task
 
 STRETCH = 1.5  # rows that run together are at most so many times as long as their shortest: padding costs time
@@ -51,11 +52,13 @@ class Policy:
 def questions(model: Model, task: Task, *, whole: bool = False) -> tuple[list[Question], list[str], list[str]]:
     """The items of a task in token ids, read once; the names of its groups and of its clusters.
 
+    Pictures whose pixels would take too much memory together are read anew in each batch.
+
     Raises SteerlibError if an item's groups are not those of the others, or its options cannot be told apart.
     """
     groups = sorted({group for item in task for group in item.groups})
     clusters = sorted({item.cluster for item in task})
-    found = []
+    found, keep = [], _keeper(model)
     for item in task:
         if set(item.groups) != set(groups):
             raise SteerlibError(
@@ -66,7 +69,7 @@ def questions(model: Model, task: Task, *, whole: bool = False) -> tuple[list[Qu
         refuse_prefixes(item.options, query.tails)
         found.append(
             Question(
-                query=query,
+                query=replace(query, seen=keep(item.prompt, query.seen)),
                 groups=tuple(groups.index(group) for group in item.groups),
                 cluster=clusters.index(item.cluster),
                 answer=None if item.answer is None else groups.index(item.answer),
@@ -78,14 +81,26 @@ def questions(model: Model, task: Task, *, whole: bool = False) -> tuple[list[Qu
 
 def without_options(model: Model, prompts: Sequence[Prompt]) -> list[Question]:
     """Prompts on which nothing is decided: only the next token after every one of their tokens matters."""
-    found = []
+    found, keep = [], _keeper(model)
     for prompt in prompts:
         ids, seen = model.read(prompt)
         if not ids:
             raise SteerlibError("an anchor is an empty prompt: there is no next token to hold.")
         refuse_long(model, ids)
-        found.append(Question(Query(ids, [], seen), whole=True))
+        found.append(Question(Query(ids, [], keep(prompt, seen)), whole=True))
     return found
+
+
+def _keeper(model: Model) -> Callable[[Prompt, Seen], Seen]:
+    """Keeps what pictures show as long as there is room, and after that only how to read them again."""
+    held = 0
+
+    def keep(prompt: Prompt, seen: Seen) -> Seen:
+        nonlocal held
+        held += weight(seen)
+        return seen if fits(held) or not seen else Later(tuple(seen), crossed(seen), lambda: model.read(prompt)[1])
+
+    return keep
 
 
 def policy(model: Model, asked: Sequence[Question], num_groups: int, *, batch_size: int = 32) -> Policy:
@@ -112,6 +127,6 @@ def fingerprint(asked: Sequence[Question]) -> str:
     for question in asked:
         query = question.query
         digest.update(repr((query.prompt, query.tails, question.groups, question.cluster, question.answer)).encode())
-        for name, value in sorted(query.seen.items()):
-            digest.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
+        for name, value in sorted(now(query.seen).items()):
+            digest.update(name.encode() + value.reshape(-1).view(torch.uint8).cpu().numpy().tobytes())  # any dtype
     return digest.hexdigest()

@@ -1,0 +1,81 @@
+"""`doctor` finds what is wrong with a model, and says that nothing is where nothing is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+import steerlib as sl
+from steerlib.models.sites import blocks
+
+
+def verdicts(lm: sl.Model) -> dict[str, str]:
+    return sl.doctor(lm).table()["verdict"].to_dict()
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_nothing_is_wrong_with_the_families_that_the_tests_use(family: str) -> None:
+    found = sl.doctor(tiny.model(family))
+    assert found.healthy, found
+    assert set(found.table().loc[["padding", "cache", "steering", "scopes", "norms"], "verdict"]) == {"works"}
+
+
+def test_a_model_that_sees_is_asked_with_pictures() -> None:
+    found = sl.doctor(tiny.seeing())
+    assert found.healthy, found
+    assert found.table().loc["pictures", "verdict"] == "works"
+
+
+def test_after_the_doctor_the_model_is_as_before() -> None:
+    lm = tiny.model("llama")
+    before, logits = tiny.weights(lm.hf), tiny.logits(lm)
+    sl.doctor(lm)
+    assert tiny.same_weights(lm.hf, before) and torch.equal(tiny.logits(lm), logits) and not tiny.hooks(lm.hf)
+
+
+def test_a_network_that_reads_padding_is_found() -> None:
+    lm = tiny.fresh("llama")
+    plain = lm.hf.forward
+
+    def careless(*args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+        return plain(*args, attention_mask=torch.ones_like(attention_mask), **kwargs)
+
+    lm.hf.forward = careless
+    assert verdicts(lm)["padding"] == "wrong"
+    assert not sl.doctor(lm).healthy and "wrong: " in str(sl.doctor(lm))
+
+
+def test_a_block_that_undoes_pushes_is_found() -> None:
+    lm = tiny.fresh("llama")
+    last = blocks(lm.hf)[-1]
+
+    def stubborn(module: Any, args: Any, output: Any) -> Any:
+        h = output[0] if isinstance(output, tuple) else output
+        return torch.zeros_like(h)
+
+    last.register_forward_hook(stubborn)
+    assert verdicts(lm)["steering"] == "wrong"
+
+
+def test_a_template_that_drops_what_is_said_is_not_called_working() -> None:
+    lm = tiny.fresh("llama")
+    lm = replace(lm, tokenizer=tiny.tokenizer.__wrapped__())
+    lm.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{% endfor %}"
+    assert verdicts(lm)["chat template"] == "refused"
+
+
+def test_a_crash_inside_one_check_does_not_end_the_others() -> None:
+    lm = tiny.fresh("llama")
+
+    def crash(module: Any, args: Any, kwargs: Any) -> None:
+        if kwargs.get("output_hidden_states"):
+            raise RuntimeError("out of order")
+
+    lm.hf.register_forward_pre_hook(crash, with_kwargs=True)
+    found = sl.doctor(lm).table()
+    assert found.loc["activations", "verdict"] == "wrong" and "out of order" in found.loc["activations", "found"]
+    assert found.loc["padding", "verdict"] == "works"
