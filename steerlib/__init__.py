@@ -38,6 +38,7 @@ from steerlib.models.mergeable import mergeable_sites
 from steerlib.models.model import Model
 from steerlib.models.prompts import chat
 from steerlib.models.sites import Site
+from steerlib.models.wrap import wrap
 from steerlib.reproduce.claims import claim, claims
 from steerlib.steering import controls
 from steerlib.steering.apply import steer
@@ -118,4 +119,5 @@ __all__ = [
     "subset",
     "tasks",
     "tradeoff",
+    "wrap",
 ]

@@ -29,7 +29,7 @@ MADE_BY_A_FUNCTION = {  # results, whose example is that of the function that ma
     "Sentiment",
     "Tradeoff",
 }
-SHOWN_WITH = {"adapted": "lora"}  # an example that takes long is shared
+SHOWN_WITH = {"adapted": "lora", "audit": "merge"}  # an example that takes long is shared
 CALLED = [entry for entry in entries() if entry.kind != "data"]
 
 

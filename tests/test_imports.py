@@ -21,6 +21,8 @@ CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
 COLAB = {  # our dependencies that Colab's image holds (googlecolab/backend-info, pip-freeze.txt)
     "torch",
     "transformers",
+    "huggingface-hub",
+    "tokenizers",
     "safetensors",
     "accelerate",
     "numpy",

@@ -85,13 +85,7 @@ def audit(model: Model, reference: Model) -> Audit:
     Raises:
         SteerlibError: the two are not of one shape.
 
-    Example:
-        >>> import steerlib as sl, torch
-        >>> lm = sl.load("smollm2", device="cpu")
-        >>> merged = sl.merge(lm, sl.Steering({"residual.3": sl.Add(torch.ones(576))}), strength=0.5)
-        >>> found = sl.audit(merged, lm)
-        >>> found.verdict, found.steering["residual.3"].vector[:2]
-        ('a steering and nothing else', tensor([0.5000, 0.5000]))
+    There is an example at `merge`.
     """
     for one in (model, reference):
         if now := changed(one.hf):

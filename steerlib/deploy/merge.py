@@ -59,6 +59,9 @@ def merge(model: Model, steering: Steering, strength: float = 1.0) -> Model:
         >>> plain = merged.choose("The nurse said that", [" he", " she"])
         >>> type(merged.hf).__name__, bool((plain - steered).abs().max() < 1e-4)
         ('LlamaForCausalLM', True)
+        >>> found = sl.audit(merged, lm)
+        >>> found.verdict, float(found.steering["residual.12"].vector[0])
+        ('a steering and nothing else', 0.25)
     """
     check_plain(model, steering, "merge")
     wide = model.hf if model.hf.dtype == torch.float32 else copy.deepcopy(model.hf).float()

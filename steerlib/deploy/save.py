@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from steerlib.errors import SteerlibError
 from steerlib.models.model import Model
+from steerlib.models.trouble import listening
 
 
 def save(model: Model, folder: str | Path, *, card: str) -> Path:
@@ -47,7 +48,7 @@ def save(model: Model, folder: str | Path, *, card: str) -> Path:
     """
     if not isinstance(card, str) or not card.strip():
         raise SteerlibError("a saved model needs a card that says what it is: write one with model_card.")
-    with whole_folder(folder) as made:
+    with whole_folder(folder) as made, listening():  # whose bars would stand in every notebook
         model.hf.save_pretrained(made)
         (model.processor or model.tokenizer).save_pretrained(made)
         (made / "README.md").write_text(card, encoding="utf-8")

@@ -92,6 +92,7 @@ def contrastive(
     if direction not in ("mean", "pca"):
         raise SteerlibError(f"unknown direction '{direction}': choose 'mean' or 'pca'.")
     where = [Site("residual", layer) for layer in sites.layers(model.hf, layers)]
+    origin = provenance(model, "contrastive")  # before the work
     principal: dict[Site, Tensor] = {}
     if direction == "pca":
         mean_b, mean_n, principal, count_b = _paired(model, biased, neutral, where, read, batch_size, progress)
@@ -125,7 +126,7 @@ def contrastive(
         warnings.warn(f"{said}: the steering leaves that out.", stacklevel=2)
     facts: dict[str, str | None] = {"operation": operation, "direction": direction, "read": read}
     facts["center"] = center if operation == "ablate" else None
-    return Steering(operations, provenance(model, "contrastive", biased=count_b, neutral=count_n, **facts))
+    return Steering(operations, {**origin, "biased": count_b, "neutral": count_n, **facts})
 
 
 def split_answers(

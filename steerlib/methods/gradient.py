@@ -87,6 +87,7 @@ def gradient(
     _check(model, words, site, norm, epsilon, operation, center)
     inputs = _inputs(pictures, prompts)
     where = [Site("residual", layer) for layer in sites.layers(model.hf, layers)]
+    origin = provenance(model, "gradient")  # before the work
     changes = {at: torch.zeros((), dtype=torch.float64) for at in where}
     befores, lengths = dict(changes), dict(changes)
     noise = 0 if site == "residual" else torch.finfo(model.hf.dtype).eps  # what rounding alone changes
@@ -115,7 +116,7 @@ def gradient(
     step = {"site": site, "norm": norm, "epsilon": float(epsilon), "words": list(words)}
     counts = {"inputs": len(inputs), "pictures": sum(map(count_pictures, inputs))}
     facts = {"operation": operation, "center": (center or "neutral") if operation == "ablate" else None, "read": read}
-    return Steering(operations, provenance(model, "gradient", **step, **counts, **facts))
+    return Steering(operations, {**origin, **step, **counts, **facts})
 
 
 def _check(

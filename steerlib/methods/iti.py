@@ -83,6 +83,7 @@ def iti(
     if heads > len(where):
         raise SteerlibError(f"{heads} heads cannot be steered: these layers have {len(where)}.")
     texts, against, names = _answered(task)
+    origin = provenance(model, "iti")  # before the work
     unseen = _unseen(names, validation, seed)
     found: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(texts) for site in where}
     with tqdm(total=len(texts), desc="iti", disable=not progress) as bar:
@@ -110,7 +111,7 @@ def iti(
         "seed": seed,
     }
     scores = {str(site): round(value, 4) for site, value in accuracy.items()}
-    return Steering(operations, provenance(model, "iti", **facts, accuracy=scores))
+    return Steering(operations, {**origin, **facts, "accuracy": scores})
 
 
 def _answered(task: Task) -> tuple[list[Prompt], Any, list[str]]:

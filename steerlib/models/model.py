@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any, Literal, cast, overload
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor
 
 from steerlib.errors import SteerlibError, check_count
@@ -67,8 +68,12 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return cast(torch.device, self.hf.device)
+        """Where the weights are; for a model that is spread over devices, or offloaded, where its input goes."""
+        if not hasattr(self.hf, "hf_device_map"):
+            return cast(torch.device, self.hf.device)
+        embeddings = self.hf.get_input_embeddings()
+        runs = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
+        return torch.device(runs) if runs is not None else cast(torch.device, embeddings.weight.device)
 
     def render(self, prompt: Prompt) -> str:
         """The text that the model reads for a prompt: itself if plain, else through the model's chat template.
@@ -529,14 +534,57 @@ class Model:
 def weights_hash(model: Model) -> str:
     """SHA-256 over the name, the shape and 1,024 evenly spaced values (as bfloat16) of every weight.
 
-    The same for float32 and bfloat16 copies of a model, and quick for any size.
+    The same for float32 and bfloat16 copies of a model, and quick for any size. Weights that are offloaded are read where they lie.
+
+    Args:
+        model: whose weights; they may be quantised, or spread over devices.
+
+    Returns:
+        The hash in hexadecimal. "quantised:" stands before it where it is that of the numbers that a quantised model stores, and
+        "partial:" where some weights could not be read, so that only their names and shapes are in it.
+
+    Example:
+        >>> import steerlib as sl
+        >>> weights_hash(sl.load("smollm2"))[:12]
+        'a84b802bd005'
     """
     digest = hashlib.sha256()
+    quantised, partial = bool(getattr(model.hf, "is_quantized", False)), False
     for name, weight in sorted(model.hf.state_dict().items()):
-        flat = weight.reshape(-1)
-        sample = flat[
-            torch.linspace(0, len(flat) - 1, min(len(flat), 1024), dtype=torch.float64).long().to(flat.device)
-        ]
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(sample.bfloat16().view(torch.int16).cpu().numpy().tobytes())
-    return digest.hexdigest()
+        if not isinstance(weight, Tensor):  # a module's own notes
+            continue
+        inner = list(_stored(name, _fetched(model.hf, name, weight)))
+        quantised |= len(inner) > 1
+        for key, values in inner:
+            digest.update(f"{key}{tuple(values.shape)}".encode())
+            flat = values.reshape(-1)
+            if flat.device.type == "meta":
+                partial = True
+                continue
+            indices = torch.linspace(0, len(flat) - 1, min(len(flat), 1024), dtype=torch.float64).long().to(flat.device)
+            try:
+                sample = flat[indices].bfloat16()
+            except (RuntimeError, NotImplementedError):  # eight bits or less, which torch can store and not pick from
+                sample = flat.view(torch.uint8)[indices].bfloat16()
+            digest.update(sample.view(torch.int16).cpu().numpy().tobytes())
+    return ("partial:" if partial else "quantised:" if quantised else "") + digest.hexdigest()
+
+
+def _fetched(hf: Any, name: str, weight: Tensor) -> Tensor:
+    """A weight, read from where it was offloaded to if it is not on any device."""
+    if weight.device.type != "meta":
+        return weight
+    place, _, key = name.rpartition(".")
+    with align_module_device(hf.get_submodule(place), execution_device=torch.device("cpu")):
+        return cast(Tensor, getattr(hf.get_submodule(place), key)).detach()
+
+
+def _stored(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The plain tensors that a weight is made of: itself, or the numbers and scales that a quantised one keeps."""
+    if type(weight) in (Tensor, torch.nn.Parameter):
+        yield name, weight.detach()
+    elif hasattr(weight, "__tensor_flatten__"):
+        for part in weight.__tensor_flatten__()[0]:
+            yield from _stored(f"{name}.{part}", getattr(weight, part))
+    else:  # nobody knows how to look inside
+        yield name, torch.empty(weight.shape, device="meta")

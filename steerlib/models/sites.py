@@ -374,10 +374,11 @@ def hook(place: Place, change: Callable[[Tensor], Tensor], shape: Callable[[], S
 
 def image_token(hf: Any) -> int | None:
     """The id of the token that stands for a piece of a picture, or None for a model that reads only text."""
-    for key in ("image_token_id", "image_token_index"):
-        value = getattr(hf.config, key, None)
-        if isinstance(value, int):
-            return value
+    for config in (hf.config, getattr(hf.config, "vision_config", None)):  # Phi-4-multimodal has it in the second
+        for key in ("image_token_id", "image_token_index"):
+            value = getattr(config, key, None)
+            if isinstance(value, int):
+                return value
     return None
 
 

@@ -361,8 +361,13 @@ def provenance(model: Model, method: str, **facts: Any) -> dict[str, Any]:
         **facts: more facts to keep, such as the settings.
 
     Returns:
-        Method, model, the hash of its weights, its architecture and shapes, versions of packages, and the facts.
+        Method, model, the hash of its weights (as `weights_hash` marks it), its architecture and shapes, versions of packages, and the
+        facts; for a model from the hub also its commit, and the switches of the chat template where there are any.
     """
+    commit = getattr(model.hf.config, "_commit_hash", None)
+    own = {"commit": commit} if commit else {}
+    if model.template:
+        own["template"] = dict(model.template)
     return {
         "method": method,
         "model": model.name,
@@ -370,7 +375,7 @@ def provenance(model: Model, method: str, **facts: Any) -> dict[str, Any]:
         "width": sites.width(model.hf),
         "layers": len(sites.blocks(model.hf)),
         "weights": weights_hash(model),
-        **({"template": dict(model.template)} if model.template else {}),
+        **own,
         "versions": {name: version(name) for name in ("torch", "transformers")},
         **facts,
     }
