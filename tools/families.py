@@ -27,10 +27,11 @@ from typing import Any
 
 import families_text
 import families_vision
-import transformers as tf
+import transformers
 
 import steerlib as sl
 
+tf: Any = transformers
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "data" / "families.json"
 PAGE = ROOT / "book" / "families.md"
@@ -38,15 +39,7 @@ PACKAGES = ("torchvision", "timm", "num2words")
 BUILDERS: dict[str, Any] = {"text": families_text, "vision": families_vision}
 Record = dict[str, Any]
 
-PADS = "its network reads the padding of a batch, so answers in a batch are not those of a prompt alone: do not use it."
-KNOWN: dict[str, dict[str, str]] = {
-    "minimax": {
-        "cache": "beside a longer prompt it writes another text than alone: generate one prompt at a time.",
-        "scopes": "for the same reason, a batch that is steered writes one text with a cache and another without.",
-    },
-    "recurrent-gemma": {check: PADS for check in ("padding", "cache", "steering")},
-    "rwkv": {check: PADS for check in ("padding", "cache", "steering")},
-}
+KNOWN: dict[str, dict[str, str]] = {}
 """Faults that are there: family -> check -> what it means for whoever uses such a model."""
 
 INTRO = """\
@@ -136,7 +129,7 @@ def page(records: dict[str, Record]) -> str:
     """The page of the book, from the records."""
     of = {kind: {name: one for name, one in records.items() if one["kind"] == kind} for kind in HEADINGS}
     lines = [INTRO.format(width=families_text.WIDTH, text=len(of["text"]), vision=len(of["vision"]))]
-    for kind, heading in HEADINGS.items():
+    for kind, heading in [(kind, heading) for kind, heading in HEADINGS.items() if of[kind]]:
         lines += [f"## {heading}", "", f"Tried with {environments(of[kind])}.", "", *table(of[kind]), ""]
         lines += [*reasons(of[kind]), ""]
     lines += ["## Known faults", ""]
@@ -195,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := [name for name in given.families if name not in order]:
         parser.error(f"no family is called {', '.join(unknown)}: known are {', '.join(order)}")
     records: dict[str, Record] = json.loads(RECORDS.read_text(encoding="utf-8")) if RECORDS.exists() else {}
-    tf.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    tf.utils.logging.set_verbosity_error()
     tf.utils.logging.disable_progress_bar()
     for name in [] if given.page else given.families or order:
         started = time.monotonic()
@@ -210,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if isinstance(error, AttributeError) and "module transformers has no attribute" not in str(error):
                 raise
             print(f"{name}: not built here, its record is kept ({' '.join(str(error).split())[:100]})", flush=True)
-        records = {one: records[one] for one in order if one in records}
+        records = {one: records[one] for one in order if one in records}  # in this order
         RECORDS.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(page(records), encoding="utf-8")
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import transformers as tf
+import transformers
 from families_text import GEMMA, PLAIN, SLIDING, WIDTH, published, text, tokenizer
 
+tf: Any = transformers  # whose classes know more settings than their types say
 Made = tuple[Any, Any]  # a network and its processor
 
 SIDE = 16

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import transformers as tf
+import transformers
 from families_pictures import GRID, SIDE, SQUARE, Made, eyes, idefics3_like, ids
 from families_text import GEMMA3N, GEMMA4, LFM2, LINEAR, LLAMA4, PLAIN, WIDTH, published, text, tokenizer, vocabulary
 
+tf: Any = transformers  # whose classes know more settings than their types say
 QWEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 QWEN_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 TURNED = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
@@ -108,7 +109,7 @@ def gemma3n() -> Made:
     config = tf.Gemma3nConfig(
         text_config=text(made, **GEMMA3N) | {"vocab_size_per_layer_input": after, "sliding_window": 64},
         vision_config={
-            "hidden_size": 64,
+            "hidden_size": 2048,  # of the only tower that there is, which makes 256 tokens
             "vocab_size": 8,
             "vocab_offset": after,
             "architecture": "mobilenetv5_300m",
@@ -120,7 +121,7 @@ def gemma3n() -> Made:
             "conf_num_hidden_layers": 2,
             "sscp_conv_channel_size": (8, 4),
         },
-        vision_soft_tokens_per_image=4,
+        vision_soft_tokens_per_image=256,
         tie_word_embeddings=False,
         **ids(made, **{f"{name}_id": mark for name, mark in named.items()}),
     )
@@ -128,7 +129,7 @@ def gemma3n() -> Made:
         feature_extractor=tf.Gemma3nAudioFeatureExtractor(),
         image_processor=tf.SiglipImageProcessor(size={"height": 32, "width": 32}),
         tokenizer=made,
-        image_seq_length=4,
+        image_seq_length=256,
         chat_template=published(PLAIN, "<image_soft_token>"),
     )
     return tf.Gemma3nForConditionalGeneration(config), reader
