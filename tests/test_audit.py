@@ -11,9 +11,9 @@ import torch
 from test_merge import HELD, NAMES, affine, make, model, norms, steered
 
 import steerlib as sl
-from steerlib.models.holds import difference
+from steerlib.models.holds import difference, matrix
 from steerlib.models.model import Model
-from steerlib.models.sites import sites
+from steerlib.models.sites import find, sites
 
 WIDE_HEADS = ("gemma", "gemma3_text", "qwen3")
 EXACT = [
@@ -39,7 +39,11 @@ def test_what_was_merged_is_what_is_found(family: str, kind: str) -> None:
     x = torch.randn(4, 32)
     for site, operation in steering.operations.items():
         h = x[:, : len(next(iter(operation.vectors().values())))]
-        torch.testing.assert_close(found.steering[site](h, 1.0), operation(h, strength), atol=2e-4, rtol=1e-3)
+        off = 2e-4
+        if kind == "heads":  # solved from a bias in float32: its rounding grows by the condition of the map
+            condition = float(torch.linalg.cond(matrix(find(lm.hf, site).module)))
+            off = max(off, torch.finfo(torch.float32).eps * condition)
+        torch.testing.assert_close(found.steering[site](h, 1.0), operation(h, strength), atol=off, rtol=1e-3)
     assert set(found.table()["where"]) == {str(site) for site in steering.operations}
 
 

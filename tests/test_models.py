@@ -605,7 +605,7 @@ def test_a_broken_cache_of_an_embedded_model_is_made_again(
     assert made == ["small-asset"]
     load("small", device="cpu")
     assert made == ["small-asset"]  # from the cache
-    folder = tmp_path / "cache" / "models" / "small-1.0"
+    folder = tmp_path / "cache" / "models" / f"small-1.0-{models.UNPACKED}"
     for number, damage in enumerate(
         [
             lambda: (folder / "model.safetensors").write_bytes(b"short"),
@@ -619,7 +619,7 @@ def test_a_broken_cache_of_an_embedded_model_is_made_again(
         damage()
         assert torch.equal(load("small", device="cpu").choose(PROMPTS, OPTIONS), expected), number
         assert len(made) == number + 2
-        assert sorted(p.name for p in folder.parent.iterdir()) == ["small-1.0", "small-1.0.lock"]
+        assert sorted(p.name for p in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]
 
     def fail(name: str) -> Path:
         raise KeyboardInterrupt
