@@ -61,6 +61,16 @@ class Diagnosis:
         model: the name of the model.
         about: its architecture, depth, width and the type of its weights.
         checks: in the order in which they were made.
+
+    Example:
+        >>> found = Diagnosis("mine", "llama, 2 blocks", (Check("padding", "wrong", "it is read", "use batch_size=1"),))
+        >>> print(found)
+        mine: llama, 2 blocks
+          wrong    padding  it is read
+                            -> use batch_size=1
+          wrong: padding
+        >>> found.healthy
+        False
     """
 
     model: str

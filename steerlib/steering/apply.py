@@ -10,6 +10,7 @@ import numbers
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from types import MethodType
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -130,6 +131,12 @@ class _Reading:
         self.sites: set[Site] = set()  # where the steering is to act, and where it has acted in this pass
         self.reached: set[Site] = set()
         self.told = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Reading:
+        """A copy of the model is not steered, so no site of it is waited for."""
+        copied = copy(self)
+        copied.hf, copied.sites, copied.reached = memo.get(id(self.hf), self.hf), set(), set()
+        return copied
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
