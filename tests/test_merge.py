@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import families
 import pytest
 import tiny
 import torch
@@ -105,8 +106,6 @@ def make(lm: Model, what: str) -> sl.Steering:
     heads = sites(lm.hf, "head")[:6]
     size = find(lm.hf, heads[0]).width
     residual, every = sites(lm.hf, "residual"), sites(lm.hf, "norm")
-    if lm.name == "tiny-opt":  # its second norms see rows of all texts at once
-        every = norms(lm, "attention") + norms(lm, "final")
     return {
         "scale": lambda: affine(every, shift=False),
         "attention": lambda: affine(norms(lm, "attention")),
@@ -135,14 +134,12 @@ HELD = {  # by family: all that is exact; what is not in it must be refused
     "qwen3_moe": "scale attention heads no-head",
     "gpt2": "scale attention mlp final add heads no-head no-map",
     "gpt_neox": "scale attention mlp final add heads no-head no-map",
-    "opt": "scale attention final add heads no-head no-map",
+    "opt": "scale attention mlp final add heads no-head no-map",
     "phi": "scale attention final add heads no-head no-map",
 }
 NAMES = {"no head reads": "no-head", "no map reads": "no-map"}
 KINDS = ("scale", "attention", "mlp", "final", "add", "heads", "no head reads", "no map reads", "ablate")
-CASES = [
-    (family, kind) for family in CONFIGS for kind in KINDS if (family, kind) not in {("phi", "mlp"), ("opt", "mlp")}
-]
+CASES = [(family, kind) for family in CONFIGS for kind in KINDS if (family, kind) != ("phi", "mlp")]
 
 
 @pytest.mark.parametrize(("family", "kind"), CASES)
@@ -346,8 +343,6 @@ def test_what_is_called_mergeable_is_what_merges(family: str) -> None:
     lm = model(family)
     zero = torch.zeros(W)
     held = mergeable_sites(lm.hf)
-    if family == "opt":
-        held = {site: parts for site, parts in held.items() if site.part != "final_layer_norm"}
     operations = {
         site: sl.Affine(tiny.vector(i, size=0.2), tiny.vector(i, size=0.2) if "shift" in parts else zero)
         for i, (site, parts) in enumerate(held.items())
@@ -357,6 +352,14 @@ def test_what_is_called_mergeable_is_what_merges(family: str) -> None:
         if "shift" not in parts:
             with pytest.raises(sl.SteerlibError):
                 sl.merge(lm, sl.Steering({site: sl.Affine(zero, torch.ones(W))}))
+
+
+def test_a_norm_without_weights_holds_a_shift_in_what_reads_it_and_no_scale() -> None:
+    """OLMo's norms have none."""
+    hf = families.model("olmo").hf
+    with pytest.raises(sl.SteerlibError, match="OlmoLayerNorm has no weight"):
+        offset(find(hf, sites(hf, "norm")[0]).module)
+    assert set(mergeable_sites(hf).values()) == {("shift",)}
 
 
 def test_dso_where_mergeable_learns_only_what_can_be_merged() -> None:

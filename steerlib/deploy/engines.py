@@ -7,7 +7,8 @@ that is handed a residual returns (normalised, residual), of which the first is 
 the residual that it has not added yet, so that the site is their sum. Tokens lie in one row, (tokens, width), without
 padding.
 
-vLLM has no such hooks: give it the folder of a merged model (`merge`, `save`), which it loads like any other Llama.
+vLLM has no such hooks: give it the folder of a merged model (`merge`, `save`), whose biases it reads (`attention_bias`, `mlp_bias`).
+An engine whose Llama has no biases in its MLP, as SGLang's had none when this was written, should get the plain model and hooks.
 """
 
 from __future__ import annotations

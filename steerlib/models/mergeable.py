@@ -24,6 +24,12 @@ def mergeable_sites(hf: Any) -> dict[Site, tuple[Part, ...]]:
 
     Raises:
         SteerlibError: no norm holds anything.
+
+    Example:
+        >>> import steerlib as sl
+        >>> held = sl.mergeable_sites(sl.load("smollm2", device="cpu").hf)
+        >>> held[sl.Site("norm", 0, "input_layernorm")], held[sl.Site("norm", -1)]
+        (('scale', 'shift'), ('scale',))
     """
     every = sites.sites(hf, "norm")
     shifted = set(holds_shift(hf))
