@@ -61,6 +61,16 @@ class Diagnosis:
         model: the name of the model.
         about: its architecture, depth, width and the type of its weights.
         checks: in the order in which they were made.
+
+    Example:
+        >>> found = Diagnosis("mine", "llama, 2 blocks", (Check("padding", "wrong", "it is read", "use batch_size=1"),))
+        >>> print(found)
+        mine: llama, 2 blocks
+          wrong    padding  it is read
+                            -> use batch_size=1
+          wrong: padding
+        >>> found.healthy
+        False
     """
 
     model: str
@@ -190,18 +200,18 @@ def _cache(model: Model) -> str:
 
 def _activations(model: Model) -> str:
     """Whether what is captured after each block is what the model calls its hidden states."""
-    depth = len(sites.blocks(model.hf))
+    layers = _layers(model)
     with torch.no_grad(), alone(model.hf):
         batch = model.batch([model.tokens(PROMPTS[0])])
         hidden = getattr(model.hf(**batch, use_cache=False, output_hidden_states=True), "hidden_states", None)
     if hidden is None:
         raise _Absent("the model does not return hidden states to compare with")
-    ours = list(activations(model, [PROMPTS[0]], [Site("residual", n) for n in range(depth)]).values())
-    inner = depth - 1  # after the last block, most models return what the final norm makes of it
+    ours = list(activations(model, [PROMPTS[0]], [Site("residual", n) for n in layers]).values())
+    inner = len(layers) - 1  # after the last block, most models return what the final norm makes of it
     for offset in (1, 0):
         theirs = [h[0, -1].float().cpu() for h in hidden[offset : offset + inner]]
         if len(theirs) == inner and all(_close(model, a[0], b) for a, b in zip(ours, theirs, strict=False)):
-            return f"after each of {depth} blocks those that the model returns"
+            return f"after each of {len(layers)} blocks those that the model returns{_skipped(model)}"
     raise _Wrong("what is captured after the blocks is not what the model returns", "do not read or steer residuals")
 
 
@@ -224,7 +234,7 @@ def _reach(model: Model) -> str:
     """Whether a push at the first, the middle and the last block arrives, in a batch as by hand on a text alone."""
     rows = [model.tokens(text) for text in PROMPTS]
     plain = _last(model, rows)
-    layers = sorted({0, _middle(model), len(sites.blocks(model.hf)) - 1})
+    layers = sorted({_layers(model)[0], _middle(model), _layers(model)[-1]})
     for layer in layers:
         steering = _push(model, layer)
         with steer(model, steering, tokens="last"):
@@ -235,7 +245,8 @@ def _reach(model: Model) -> str:
             with _by_hand(model, layer, next(iter(steering.operations.values()))):
                 if not _close(model, line, _last(model, [row])[0]):
                     raise _Wrong(f"a push after block {layer} is not what a hook by hand does", "steer other blocks")
-    return f"a push after block {', '.join(map(str, layers))} does in a batch what it does by hand to a text alone"
+    shown = ", ".join(map(str, layers))
+    return f"a push after block {shown} does in a batch what it does by hand to a text alone{_skipped(model)}"
 
 
 def _scopes(model: Model) -> str:
@@ -271,32 +282,40 @@ def _gradients(model: Model) -> str:
     norms = sites.sites(model.hf, "norm")
     if not norms:
         raise _Absent("there are no norms to learn at")
+    passed = _passed(model, [sites.find(model.hf, site).module for site in norms], PROMPTS[2])
+    norms = [site for site in norms if sites.find(model.hf, site).module in passed]
     width = sites.width(model.hf)
     shifts = {site: torch.zeros(width, requires_grad=True) for site in norms}
     steering = Steering({site: Affine(torch.zeros(width), shift) for site, shift in shifts.items()})
     with alone(model.hf), steer(model, steering):
         logits = model.hf(**model.batch([model.tokens(PROMPTS[2])]), use_cache=False).logits[:, -1].float()
-        logits.log_softmax(-1)[:, : logits.shape[-1] // 2].sum().backward()  # type: ignore[no-untyped-call]
+        logits.log_softmax(-1)[:, : logits.shape[-1] // 2].sum().backward()
     blind = [str(s) for s, v in shifts.items() if v.grad is None or not v.grad.isfinite().all() or not v.grad.any()]
     if blind:
         raise _Wrong(f"no usable gradient at {len(blind)} of {len(norms)} norms, such as {blind[0]}", "leave them out")
-    return f"reach all {len(norms)} norms, so that dso can learn"
+    return f"reach all {len(norms)} norms, so that dso can learn{_skipped(model)}"
 
 
 def _pictures(model: Model) -> str:
     if model.processor is None:
         raise _Absent("the model reads no pictures")
     drawn = [_picture(0, (48, 32)), _picture(1, (24, 24))]
-    if getattr(model.processor, "chat_template", None):
+    plain = not getattr(model.processor, "chat_template", None)
+    if not plain:
         for number in (1, 2):
             _same_ids(model, model.processor, chat("Who is this?", pictures=drawn[:number]))
-    asked = [chat("Who is this?", pictures=picture) for picture in drawn]
+    asked: list[Prompt] = [chat("Who is this?", pictures=picture, plain=plain) for picture in drawn]
+    asked.append("The nurse said")
     options = [" a man", " the woman"]
-    together = model.choose([*asked, "The nurse said"], options)
-    each = torch.stack([model.choose(prompt, options) for prompt in [*asked, "The nurse said"]])
+    together = model.choose(asked, options)
+    each = torch.stack([model.choose(prompt, options) for prompt in asked])
     if not _close(model, together, each):
         raise _Wrong("pictures of two sizes and a text get other answers in a batch than alone", "use batch_size=1")
-    return "of two sizes, one or two a prompt and beside text, they are read as the processor does"
+    if plain:
+        return (
+            "of two sizes and beside text, they are read in a batch as alone; there is no chat template to compare with"
+        )
+    return "of two sizes, one or two per prompt and beside text, they are read as the processor does"
 
 
 def _merging(model: Model) -> str:
@@ -324,8 +343,32 @@ CHECKS: dict[str, Callable[[Model], str]] = {
 """What is looked at: name -> a check that returns what it found."""
 
 
+def _layers(model: Model) -> list[int]:
+    """The blocks that a text passes: Llama 3.2 Vision has others, which are for pictures only."""
+    passed = _passed(model, list(sites.blocks(model.hf)), PROMPTS[0])
+    return [layer for layer, module in enumerate(sites.blocks(model.hf)) if module in passed]
+
+
+def _skipped(model: Model) -> str:
+    skipped = set(range(len(sites.blocks(model.hf)))) - set(_layers(model))
+    return f"; a text does not pass block {', '.join(map(str, sorted(skipped)))}" if skipped else ""
+
+
+def _passed(model: Model, modules: Sequence[Any], text: str) -> set[Any]:
+    """Those of the modules that a pass over a text calls."""
+    called: set[Any] = set()
+    handles = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in modules]
+    try:
+        _last(model, [model.tokens(text)])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called
+
+
 def _middle(model: Model) -> int:
-    return len(sites.blocks(model.hf)) // 2
+    layers = _layers(model)
+    return layers[len(layers) // 2]
 
 
 def _push(model: Model, layer: int) -> Steering:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import families
 import pytest
+import sighted
 import tiny
 import torch
 
@@ -28,6 +30,32 @@ def test_a_model_that_sees_is_asked_with_pictures() -> None:
     found = sl.doctor(tiny.seeing())
     assert found.healthy, found
     assert found.table().loc["pictures", "verdict"] == "works"
+
+
+def test_blocks_that_only_pictures_pass_are_left_out_and_named() -> None:
+    """Blocks 1 and 3 of this Llama 3.2 Vision are cross-attentions to pictures."""
+    found = sl.doctor(sighted.model("mllama")).table()
+    assert set(found["verdict"]) == {"works"}, found
+    for check in ("activations", "steering", "gradients"):
+        assert found.loc[check, "found"].endswith("; a text does not pass block 1, 3")
+    assert "a push after block 0, 2 does" in found.loc["steering", "found"]
+
+
+def test_a_norm_that_gradients_do_not_reach_is_found() -> None:
+    lm = tiny.fresh("llama")
+    blocks(lm.hf)[1].mlp.register_forward_hook(lambda module, args, output: output.detach())
+    found = sl.doctor(lm).table().loc["gradients"]
+    assert found["verdict"] == "wrong" and "norm.1.post_attention_layernorm" in found["found"]
+
+
+def test_a_model_without_a_chat_template_is_shown_pictures_in_plain_text() -> None:
+    found = sl.doctor(sighted.model("paligemma")).table()
+    assert found.loc["pictures", "verdict"] == "works" and found.loc["chat template", "verdict"] == "absent"
+
+
+def test_norms_without_weights_are_no_trouble() -> None:
+    found = sl.doctor(families.model("olmo")).table()
+    assert found.loc["merging", "found"] == "weights can hold the scale of 0 and the shift of 3 of 7 norms"
 
 
 def test_after_the_doctor_the_model_is_as_before() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import families
 import pytest
 import tiny
 import torch
@@ -366,6 +367,14 @@ def test_what_is_called_mergeable_is_what_merges(family: str) -> None:
         if "shift" not in parts:
             with pytest.raises(sl.SteerlibError):
                 sl.merge(lm, sl.Steering({site: sl.Affine(zero, torch.ones(W))}))
+
+
+def test_a_norm_without_weights_holds_a_shift_in_what_reads_it_and_no_scale() -> None:
+    """OLMo's norms have none."""
+    hf = families.model("olmo").hf
+    with pytest.raises(sl.SteerlibError, match="OlmoLayerNorm has no weight"):
+        offset(find(hf, sites(hf, "norm")[0]).module)
+    assert set(mergeable_sites(hf).values()) == {("shift",)}
 
 
 def test_dso_where_mergeable_learns_only_what_can_be_merged() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from steerlib import assets
 from steerlib.errors import SteerlibError
+from steerlib.models import gguf_tokenizer
 from steerlib.models.layout import layout
 from steerlib.models.load import load
 from steerlib.models.model import Model, weights_hash
@@ -588,6 +589,7 @@ def test_a_broken_cache_of_an_embedded_model_is_made_again(
         return saved
 
     monkeypatch.setattr(assets, "fetch", fetch)
+    monkeypatch.setattr(gguf_tokenizer, "complete", lambda tokenizer, file: None)  # it is not one of a GGUF file
     for auto in ("AutoModelForCausalLM", "AutoTokenizer"):
         plain = getattr(models, auto).from_pretrained
 

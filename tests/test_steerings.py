@@ -39,10 +39,12 @@ def test_a_steering_that_ships_is_what_its_recipe_says(recipe: Any) -> None:
     facts = made.provenance
     assert (facts["method"], facts["model"], facts["seed"]) == ("dso", recipe.model, recipe.seed)
     assert facts["reward"] == recipe.reward and facts["task"].startswith(recipe.task) and facts["strengths"] == [0, 1]
-    options = {tool().FORMER_NAMES.get(name, name): value for name, value in recipe.options().items()}
+    former = tool().FORMER_NAMES if "passes" in facts else {}  # as the older files call them
+    options = {former.get(name, name): value for name, value in recipe.options().items()}
     assert options.items() <= facts.items()
     if recipe.task == "pronoun":
         assert facts["prompts"] == len(recipe.items().ambiguous)
     assert len(made.operations) == 2 * facts["layers"] + 1 and path.stat().st_size < 400_000
+    assert facts.get("where") == ("mergeable" if recipe.mergeable else None)
     card = (path.parent / "README.md").read_text(encoding="utf-8")
     assert f"| `{path.name}` |" in card and hashlib.sha256(path.read_bytes()).hexdigest() in card

@@ -85,7 +85,7 @@ FORMER_NAMES = {
     "kl_target": "eps",
     "kl_coef": "kl_weight",
 }
-"""What the settings were called when the files that ship were made: their headers have these names."""
+"""What the settings were called when most of the files that ship were made: their headers have these names."""
 
 RECIPES = (
     Recipe("smollm2", "pronoun", 0),
@@ -117,9 +117,10 @@ seeds and rewards give without training for as long again.
 versions, and bias, divergence and anchor accuracy at every step of training. Read one with `steerlib.load_steering`.
 
 **How made.** `python tools/train_steerings.py`, with the versions in requirements.lock, in float32 on a processor, one thread. The
-settings are `dso`'s defaults of that day, but for what the script sets; they stand in each file, under names that `steerlib.Training`
-has changed since: passes is now epochs, samples num_samples, together per_cluster, eps kl_target and kl_weight kl_coef. Training items only (see
-occupations.csv for the split), in fourteen ambiguous wordings; those with `few` in their name saw seven of them, twice. The
+settings are `dso`'s defaults of that day, but for what the script sets; they stand in each file, in the older ones under names that
+`steerlib.Training` has changed since: passes is now epochs, samples num_samples, together per_cluster, eps kl_target and kl_weight kl_coef. Training items only (see
+occupations.csv for the split), in fourteen ambiguous wordings; those with `few` in their name saw seven of them, twice. The one
+with `mergeable` learned only what the weights of a plain Llama can hold: all but the shift of the last norm. The
 per-prompt steerings of smol-llava made three passes, and are held on unambiguous prompts without pictures as well, since without
 them its plain text suffers.
 

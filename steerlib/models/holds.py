@@ -118,8 +118,10 @@ def offset(norm: Any) -> float:
     """What a norm adds to its weight before it multiplies: 0, or 1 for those that multiply by 1 + w.
 
     Raises:
-        SteerlibError: the norm does something else with its weight.
+        SteerlibError: the norm has no weight, or does something else with it.
     """
+    if getattr(norm, "weight", None) is None:
+        raise SteerlibError(f"{type(norm).__name__} has no weight, so it holds no factors.")
     tried = copy.deepcopy(norm).float().cpu()
     x = torch.linspace(-2, 3, len(tried.weight)).unsqueeze(0)
     outputs = []

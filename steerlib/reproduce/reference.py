@@ -19,7 +19,7 @@ from steerlib.errors import SteerlibError
 from steerlib.reproduce.checkout import PACKAGE
 
 SECTIONS = {
-    "Models and prompts": ("A model is loaded by its name, and asked with texts, chats and pictures.", "models"),
+    "Models and prompts": ("A model is loaded by its name, and asked with texts, chats and pictures.", "models doctor"),
     "Tasks": ("A task is a list of items: prompts with options that stand for groups, or open questions.", "tasks"),
     "Methods": ("A method makes a Steering from a model and data.", "methods training"),
     "Baselines": ("What a steering must beat: an instruction, and a low-rank fine-tune.", "baselines"),
