@@ -302,6 +302,21 @@ def test_other_models_that_see_are_merged_inside_their_text_config(kind: str) ->
     assert seen and all(torch.equal(lm.hf.state_dict()[n], merged.hf.state_dict()[n]) for n in seen)
 
 
+@pytest.mark.filterwarnings("ignore:this pass never reached")
+def test_a_block_that_runs_with_pictures_only_holds_factors_and_no_shift() -> None:
+    ids = {"vocab_size": len(tiny.tokenizer()), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    hf = tf.MllamaForCausalLM(tf.MllamaTextConfig(**COMMON, cross_attention_layers=[1], rope_theta=1e4, **ids))
+    lm = Model("tiny-mllama", hf.eval().requires_grad_(False), tiny.tokenizer())
+    assert writer(hf, 1) is None and writer(hf, 0) is not None
+    before = find(hf, Site("norm", 1, "input_layernorm")).module.weight.clone()
+    half = sl.Affine(torch.full((W,), 0.5), torch.zeros(W))
+    merged = sl.merge(lm, sl.Steering({"norm.1.input_layernorm": half, "norm.0.input_layernorm": half}))
+    torch.testing.assert_close(find(merged.hf, Site("norm", 1, "input_layernorm")).module.weight, 1.5 * before)
+    for site in ("residual.1", "norm.1.input_layernorm"):
+        with pytest.raises(sl.SteerlibError, match="never reached|with pictures only"):
+            sl.merge(lm, sl.Steering({site: sl.Add(torch.ones(W))}))
+
+
 def test_smollm2_is_merged_exactly_and_keeps_its_tied_head() -> None:
     lm = sl.load("smollm2", device="cpu")
     shipped = sl.load_steering(sl.data_path("steerings", "dso-smollm2-pronoun-0.safetensors"))

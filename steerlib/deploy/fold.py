@@ -130,7 +130,11 @@ def _fold_norm(
         own, shift = own + shift, None
     made.norms[name] = (weight, own)
     if (low or shift is not None) and (others or not maps):
-        what = f"feeds {', '.join(others)}, which is not a linear map" if others else "is added to the stream by itself"
+        what = (
+            f"feeds {', '.join(others)}, which is not a linear map"
+            if others
+            else "enters no linear map (it is added as it is, or runs with pictures only)"
+        )
         raise SteerlibError(
             f"{site} holds more than factors, and its output {what}: no weight has the place. Steer it with hooks."
         )
@@ -172,8 +176,8 @@ def _fold_block(made: Fold, hf: Any, site: Site, moves: bool, shift: Tensor | No
     found = writer(hf, site.layer)
     if found is None:
         raise SteerlibError(
-            f"nothing that block {site.layer} of a {type(hf).__name__} writes is added to its output as it is (a norm comes after, or "
-            "experts share the work), so no bias can hold what is added there: steer with hooks."
+            f"nothing that block {site.layer} of a {type(hf).__name__} writes is added to its output as it is (a norm comes after, "
+            "experts share the work, or it runs with pictures only), so no bias can hold what is added there: steer with hooks."
         )
     name, factor = found
     at = hf.get_submodule(name)

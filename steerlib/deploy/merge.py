@@ -35,7 +35,7 @@ TOLERANCE = 1e-5
 def merge(model: Model, steering: Steering, strength: float = 1.0) -> Model:
     """A plain model whose weights do what the steering does at all tokens; exact, or refused.
 
-    The merge is computed and proven in float32, and then rounded to the type of the model's weights.
+    The merge is computed and proven in float32, on text, and then rounded to the type of the model's weights.
 
     Args:
         model: left as it was.

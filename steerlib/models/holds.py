@@ -192,7 +192,7 @@ def writer(hf: Any, layer: int) -> tuple[str, float] | None:
         layer: the number of the block.
 
     Returns:
-        The module's name and the factor; None if no module's output is added as it is.
+        The module's name and the factor; None if no module's output is added as it is, or the block runs with pictures only.
     """
     block = sites.blocks(hf)[layer]
     width = sites.width(hf)
@@ -204,6 +204,8 @@ def writer(hf: Any, layer: int) -> tuple[str, float] | None:
             logits(hf)
         finally:
             handle.remove()
+        if not called:
+            return None
         args, kwargs = called[0]
 
         def run() -> Tensor:
