@@ -11,9 +11,9 @@ import torch
 from test_merge import HELD, NAMES, affine, make, model, norms, steered
 
 import steerlib as sl
-from steerlib.models.holds import difference
+from steerlib.models.holds import difference, matrix
 from steerlib.models.model import Model
-from steerlib.models.sites import sites
+from steerlib.models.sites import find, sites
 
 WIDE_HEADS = ("gemma", "gemma3_text", "qwen3")
 EXACT = [
@@ -39,7 +39,12 @@ def test_what_was_merged_is_what_is_found(family: str, kind: str) -> None:
     x = torch.randn(4, 32)
     for site, operation in steering.operations.items():
         h = x[:, : len(next(iter(operation.vectors().values())))]
-        torch.testing.assert_close(found.steering[site](h, 1.0), operation(h, strength), atol=2e-4, rtol=1e-3)
+        slack = 0.0
+        if (
+            site.kind == "head"
+        ):  # a bias is known to float32's digits, and solving for what gave it multiplies what is missing
+            slack = float(torch.finfo(h.dtype).eps * torch.linalg.cond(matrix(find(lm.hf, site).module)))
+        torch.testing.assert_close(found.steering[site](h, 1.0), operation(h, strength), atol=2e-4 + slack, rtol=1e-3)
     assert set(found.table()["where"]) == {str(site) for site in steering.operations}
 
 
