@@ -195,7 +195,7 @@ def _norm(look: _Look, site: Site, maps: tuple[str, ...]) -> None:
         whole = torch.cat([matrix_of(look, one) for one in maps])  # (all outputs, width)
         size = {one: len(matrix_of(look, one)) for one in maps}
         d = torch.cat([torch.zeros(size[one]) if value is None else value for one, value in pushed.items()])
-        b = torch.linalg.lstsq(whole, d.unsqueeze(1), driver="gelsd").solution.squeeze(1)
+        b = _solved(whole, d)
         left = float((d - whole @ b).norm() / d.norm())
         if left < 0.5:
             shift, share = b if shift is None else shift + b, left
@@ -242,7 +242,7 @@ def _heads(look: _Look, layer: int) -> None:
     if moved is None or f"{name}.bias" in look.explained or look.change(f"{name}.weight") is not None:
         return
     whole = matrix_of(look, name)
-    v = torch.linalg.lstsq(whole, moved.unsqueeze(1), driver="gelsd").solution.squeeze(1)
+    v = _solved(whole, moved)
     share = float((moved - whole @ v).norm() / moved.norm())
     sizes = {site: v[p.start or 0 : (p.start or 0) + p.width] for site, p in places.items()}
     most = max(float(part.norm()) for part in sizes.values())
@@ -250,6 +250,12 @@ def _heads(look: _Look, layer: int) -> None:
         for site, part in sizes.items():
             if float(part.norm()) > 1e-3 * most:
                 look.note(site, Add(part), share, [f"{name}.bias"])
+
+
+def _solved(whole: Tensor, d: Tensor) -> Tensor:
+    """(width,) the smallest b for which W b is nearest to d, in float64: matrices may be nearly singular."""
+    found = torch.linalg.lstsq(whole.double(), d.double().unsqueeze(1), driver="gelsd").solution
+    return found.squeeze(1).float()
 
 
 def matrix_of(look: _Look, name: str) -> Tensor:
