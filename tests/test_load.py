@@ -286,24 +286,34 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
 
 
 @pytest.mark.skipif(tf.utils.is_torchvision_available(), reason="torchvision is installed")
-@pytest.mark.parametrize("kind", ["qwen2_vl", "smolvlm", "internvl", "llama4"])
-def test_a_family_whose_processor_needs_torchvision_says_so(kind: str, tmp_path: Path) -> None:
-    """As the folders of these families are written; their weights are not reached."""
-    config = tf.CONFIG_MAPPING[kind]()
-    config.save_pretrained(tmp_path)
-    tiny.tokenizer().save_pretrained(tmp_path)
+def test_families_whose_processor_needs_torchvision_say_so(tmp_path: Path) -> None:
+    """As the folders of these families are written; their weights are not reached. In a process where nothing was loaded before."""
     eyes = {
         "qwen2_vl": "Qwen2VLImageProcessor",
         "smolvlm": "SmolVLMImageProcessor",
         "internvl": "GotOcr2ImageProcessor",
+        "llama4": "Llama4ImageProcessor",
     }
-    names = {"image_processor_type": eyes.get(kind, "Llama4ImageProcessor")}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(names))
-    with pytest.raises(
-        SteerlibError, match=r"needs the package torchvision.*: run `pip install 'steerlib\[vision\]'`"
-    ) as error:
-        load(tmp_path, device="cpu")
-    sentence(error)
+    for kind, name in eyes.items():
+        folder = tmp_path / kind
+        tf.CONFIG_MAPPING[kind]().save_pretrained(folder)
+        tiny.tokenizer().save_pretrained(folder)
+        (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": name}))
+    code = """
+import sys
+import steerlib as sl
+for folder in sys.argv[1:]:
+    try:
+        sl.load(folder, device="cpu")
+    except sl.SteerlibError as error:
+        print(error)
+"""
+    folders = [str(tmp_path / kind) for kind in eyes]
+    done = subprocess.run([sys.executable, "-c", code, *folders], check=True, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(eyes)
+    for line in lines:
+        assert re.search(r"needs the package torchvision.*: run `pip install 'steerlib\[vision\]'`\.$", line), line
 
 
 # ---- a model that is in memory
