@@ -254,7 +254,7 @@ def _heads(look: _Look, layer: int) -> None:
 
 def _solved(whole: Tensor, d: Tensor) -> Tensor:
     """(width,) the smallest b for which W b is nearest to d, in float64: matrices may be nearly singular."""
-    found = torch.linalg.lstsq(whole.double(), d.double().unsqueeze(1), driver="gelsd").solution
+    found: Tensor = torch.linalg.lstsq(whole.double(), d.double().unsqueeze(1), driver="gelsd").solution
     return found.squeeze(1).float()
 
 
