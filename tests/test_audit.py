@@ -39,12 +39,11 @@ def test_what_was_merged_is_what_is_found(family: str, kind: str) -> None:
     x = torch.randn(4, 32)
     for site, operation in steering.operations.items():
         h = x[:, : len(next(iter(operation.vectors().values())))]
-        slack = 0.0
-        if (
-            site.kind == "head"
-        ):  # a bias is known to float32's digits, and solving for what gave it multiplies what is missing
-            slack = float(torch.finfo(h.dtype).eps * torch.linalg.cond(matrix(find(lm.hf, site).module)))
-        torch.testing.assert_close(found.steering[site](h, 1.0), operation(h, strength), atol=2e-4 + slack, rtol=1e-3)
+        off = 2e-4
+        if kind == "heads":  # solved from a bias in float32: its rounding grows by the condition of the map
+            condition = float(torch.linalg.cond(matrix(find(lm.hf, site).module)))
+            off = max(off, torch.finfo(torch.float32).eps * condition)
+        torch.testing.assert_close(found.steering[site](h, 1.0), operation(h, strength), atol=off, rtol=1e-3)
     assert set(found.table()["where"]) == {str(site) for site in steering.operations}
 
 

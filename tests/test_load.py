@@ -430,6 +430,22 @@ def test_a_model_with_an_adapter_is_steered_as_the_merged_one(tmp_path: Path) ->
             assert got[1] == merged.generate(PROMPTS, max_new_tokens=4)
 
 
+def test_an_adapter_with_words_of_its_own_brings_its_tokenizer(llama: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    hf, words = tf.AutoModelForCausalLM.from_pretrained(llama), tf.AutoTokenizer.from_pretrained(llama)
+    words.add_tokens(["<mine>"], special_tokens=True)
+    hf.resize_token_embeddings(len(words))
+    made = peft.get_peft_model(hf, peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    made.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    words.save_pretrained(tmp_path / "adapter")
+    text = "The <mine> said"
+    lm = load(tmp_path / "adapter", device="cpu")
+    assert lm.tokens(text) == words(text)["input_ids"] and len(words) - 1 in lm.tokens(text)
+    with torch.inference_mode():
+        expected = made.eval()(torch.tensor([lm.tokens(text)])).logits
+    torch.testing.assert_close(tiny.logits(lm, [text]), expected)
+
+
 @pytest.mark.parametrize("other", ["shallower", "deeper", "wider", "of another family"])
 def test_an_adapter_for_another_base_is_refused(other: str, tmp_path: Path) -> None:
     tuned().save_pretrained(tmp_path / "adapter")
@@ -572,8 +588,10 @@ if kind == "torchao":
     config = TorchAoConfig(Int8WeightOnlyConfig())
 else:
     from transformers import BitsAndBytesConfig
-    config = BitsAndBytesConfig(**{kind: True})
-lm = sl.load(folder, device="cpu", quantization_config=config)
+    config = BitsAndBytesConfig(**{kind: True}, llm_int8_threshold=0.0)
+with warnings.catch_warnings():
+    warnings.simplefilter("error", UserWarning)
+    lm = sl.load(folder, device="cpu", quantization_config=config)
 before = weights_hash(lm)
 lm.choose(tiny.PROMPTS, [" a", " b"])
 assert before.startswith("quantised:") and weights_hash(lm) == before, before
@@ -602,6 +620,25 @@ def test_quantised_weights_are_hashed_as_they_are_stored(kind: str, llama: Path)
         env=os.environ | {"PYTHONPATH": paths},
     )
     assert ran.stdout.split()[-1:] == ["fine"], ran.stderr[-2000:]
+
+
+def test_a_quantised_model_whose_batches_mix_is_warned_of_and_a_plain_one_is_refused() -> None:
+    lm = tiny.fresh("llama")
+
+    def mixes(module: Any, args: Any, out: Any) -> Any:
+        return out + 0.5 * out.mean(0, keepdim=True) * (len(out) > 1)  # as columns that are chosen by the whole batch
+
+    handle = lm.hf.model.layers[1].mlp.register_forward_hook(mixes)
+    try:
+        with pytest.raises(SteerlibError, match="cannot be used: a prompt in a padded batch") as error:
+            wrap(lm.hf, lm.tokenizer)
+        sentence(error)
+        assert wrap(lm.hf, lm.tokenizer, check=False).hf is lm.hf
+        lm.hf.is_quantized = True
+        with pytest.warns(UserWarning, match="the prompts of a batch change one another's answers: .*batch_size=1"):
+            wrap(lm.hf, lm.tokenizer)
+    finally:
+        handle.remove()
 
 
 # ---- what a loader says
@@ -643,27 +680,51 @@ def test_listening_leaves_everything_as_it_was() -> None:
 # ---- a hub, played by a server of our own
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
 @pytest.fixture
-def hub() -> Iterator[tuple[str, list[str]]]:
-    """The address of a hub where o/gated is gated, o/busy answers 503, and everything else is unknown; and what was asked."""
+def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The address of a hub, and what was asked of it.
+
+    o/gated is gated, o/busy answers 503, o/tiny and its adapter o/lora are folders here, and everything else is unknown.
+    """
     asked: list[str] = []
+    save(tiny.model("llama").hf, tmp_path / "o" / "tiny")
+    made = tuned()
+    made.peft_config["default"].base_model_name_or_path = "o/tiny"
+    made.save_pretrained(tmp_path / "o" / "lora")
 
     class Hub(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            status, headers = 404, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
-            if "gated" in self.path:
-                status, headers = (
-                    403,
-                    {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to o/gated is restricted."},
-                )
-            elif "busy" in self.path:
-                status, headers = 503, {}
+            status, headers, body = self.answer()
             self.send_response(status)
             for key, value in headers.items():
                 self.send_header(key, value)
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def answer(self) -> tuple[int, dict[str, str], bytes]:
+            if "gated" in self.path:
+                return 403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to o/gated is restricted."}, b""
+            if "busy" in self.path:
+                return 503, {}, b""
+            if found := re.fullmatch(r"/api/models/(o/(?:tiny|lora))(?:/revision/\w+)?(?:\?.*)?", self.path):
+                files = [{"rfilename": path.name} for path in (tmp_path / found[1]).iterdir()]
+                about = {"_id": "1", "id": found[1], "modelId": found[1], "sha": COMMIT, "siblings": files}
+                return 200, {"Content-Type": "application/json"}, json.dumps(about).encode()
+            if found := re.fullmatch(r"/(o/(?:tiny|lora))/resolve/(?:main|v1|\w{40})/([\w./-]+)(?:\?.*)?", self.path):
+                path = tmp_path / found[1] / found[2]
+                if path.is_file():
+                    body = path.read_bytes()
+                    return 200, {"ETag": f'"{len(body)}-{path.name}"', "X-Repo-Commit": COMMIT}, body
+                return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b""
+            if "/o/tiny" in self.path or "/o/lora" in self.path:
+                return 404, {"X-Error-Code": "EntryNotFound"}, b""
+            return 404, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b""
 
         do_HEAD = do_GET
 
@@ -689,30 +750,41 @@ ASK = """
 import sys, time
 time.sleep = lambda seconds: None  # between two tries
 import steerlib as sl
+from steerlib.steering.operations import provenance
 for name in sys.argv[1:]:
     try:
-        sl.load(name)
+        lm = sl.load(name, device="cpu")
     except sl.SteerlibError as error:
         print(error)
+    else:
+        made = provenance(lm, "by hand")
+        print(name, made["model"], made["commit"], made["weights"])
 """
 
 
-def test_what_the_hub_refuses_is_one_sentence_with_what_to_do(hub: tuple[str, list[str]], tmp_path: Path) -> None:
+def test_a_hub_is_read_and_what_it_refuses_is_one_sentence_with_what_to_do(
+    hub: tuple[str, list[str]], tmp_path: Path
+) -> None:
     """In a process of its own, because huggingface_hub reads its settings when it is imported."""
     address, asked = hub
-    settings = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    settings = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+    given = {"o/tiny": "o/tiny", f"{address}/o/tiny/tree/v1": "o/tiny", "o/lora": "o/lora"}
     ran = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", ASK, *REFUSED],
+        [sys.executable, "-W", "error::UserWarning", "-c", ASK, *REFUSED, *given],
         capture_output=True,
         check=False,
         text=True,
         env={key: value for key, value in os.environ.items() if "proxy" not in key.lower()} | settings,
     )
     lines = ran.stdout.splitlines()
-    assert len(lines) == len(REFUSED), ran.stderr[-2000:]
-    for line, (name, says) in zip(lines, REFUSED.items(), strict=True):
+    assert len(lines) == len(REFUSED) + len(given), ran.stderr[-2000:]
+    for line, (name, says) in zip(lines, REFUSED.items(), strict=False):
         assert f"'{name}'" in line and re.search(says, line) and line.endswith("."), line
         assert any(name in path for path in asked)
+    plain, changed = weights_hash(tiny.model("llama")), weights_hash(wrap(tuned(), tiny.tokenizer()))
+    for line, (name, called) in zip(lines[len(REFUSED) :], given.items(), strict=True):
+        assert line.split() == [name, called, COMMIT, changed if "lora" in name else plain]
+    assert any("/o/tiny/resolve/v1/" in path or "/o/tiny/revision/v1" in path for path in asked)
     assert "retry" not in ran.stderr.lower(), ran.stderr
 
 

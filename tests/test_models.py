@@ -22,7 +22,6 @@ from torch import Tensor
 
 from steerlib import assets
 from steerlib.errors import SteerlibError
-from steerlib.models import gguf_tokenizer
 from steerlib.models.layout import layout
 from steerlib.models.load import load
 from steerlib.models.model import Model, weights_hash
@@ -581,6 +580,8 @@ def test_a_broken_cache_of_an_embedded_model_is_made_again(
     monkeypatch.setenv("STEERLIB_CACHE", str(tmp_path / "cache"))
     models = sys.modules["steerlib.models.load"]
     monkeypatch.setattr(models, "EMBEDDED", {"small": ("small-asset", "model.safetensors")})
+    completed: list[Path] = []
+    monkeypatch.setattr(models.gguf_tokenizer, "complete", lambda tokenizer, file: completed.append(file))
     monkeypatch.setattr(assets, "ASSETS", {"small-asset": SimpleNamespace(version="1.0")})
     made: list[str] = []
 
@@ -589,7 +590,6 @@ def test_a_broken_cache_of_an_embedded_model_is_made_again(
         return saved
 
     monkeypatch.setattr(assets, "fetch", fetch)
-    monkeypatch.setattr(gguf_tokenizer, "complete", lambda tokenizer, file: None)  # it is not one of a GGUF file
     for auto in ("AutoModelForCausalLM", "AutoTokenizer"):
         plain = getattr(models, auto).from_pretrained
 
@@ -605,7 +605,8 @@ def test_a_broken_cache_of_an_embedded_model_is_made_again(
     assert made == ["small-asset"]
     load("small", device="cpu")
     assert made == ["small-asset"]  # from the cache
-    folder = tmp_path / "cache" / "models" / "small-1.0"
+    assert completed == [saved / "model.safetensors"]  # its tokenizer too
+    folder = tmp_path / "cache" / "models" / f"small-1.0-{models.UNPACKED}"
     for number, damage in enumerate(
         [
             lambda: (folder / "model.safetensors").write_bytes(b"short"),
@@ -619,7 +620,7 @@ def test_a_broken_cache_of_an_embedded_model_is_made_again(
         damage()
         assert torch.equal(load("small", device="cpu").choose(PROMPTS, OPTIONS), expected), number
         assert len(made) == number + 2
-        assert sorted(p.name for p in folder.parent.iterdir()) == ["small-1.0", "small-1.0.lock"]
+        assert sorted(p.name for p in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]
 
     def fail(name: str) -> Path:
         raise KeyboardInterrupt

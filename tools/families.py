@@ -52,8 +52,9 @@ vision-language models were tried.
 
 What the page does **not** say: whether a published checkpoint of that family is biased, or whether a steering helps it. The weights are
 random and the models tiny. What a large model brings besides, such as quantised or sharded weights, is not tried, and neither are
-pictures of a usual size. The tokenizer is a small one of our own; the chat template is the published one where the second column names it,
-and otherwise a plain one or, for base models, none. So look at your own model before you rely on it:
+pictures of a usual size. The tokenizer is a small one of our own; the chat template is a published one where the tables
+name it (by its entry in `tests/templates.yml`), and otherwise a plain one of our own or, for base models, none. So look at your own model
+before you rely on it:
 
 ```python
 import steerlib as sl
@@ -62,12 +63,14 @@ print(sl.doctor(sl.load("Qwen/Qwen2.5-0.5B-Instruct")))
 ```
 
 In the tables, *works* means that the check passed, *refused* that the library says it cannot and stops, *absent* that the model has
-no such thing, and *wrong* that numbers from such a model cannot be trusted there. The sentences behind *refused* and *wrong* are below
+no such thing, and *wrong* that numbers from such a model cannot be trusted there. A model that `sl.load` refuses is not examined (–).
+The sentences behind *refused* and *wrong* are below
 each table.
 
 | check | what was tried |
 |---|---|
-| template | a question, a begun answer and a system message survive the chat template |
+| load | `sl.load` reads the folder, and the model answers in a padded batch and with a cache as it does alone |
+| chat template | a question, a begun answer and a system message survive the chat template |
 | token ids | a chat becomes the token ids that the model's own reader makes |
 | padding | a prompt gets the same logits in a padded batch as alone |
 | cache | text written with a cache follows the logits of a pass without one |
@@ -152,12 +155,12 @@ def environments(records: dict[str, Record]) -> str:
 def table(records: dict[str, Record]) -> list[str]:
     """One row per family and one column per check."""
     checks = list(dict.fromkeys(check for one in records.values() for check in one.get("checks", {})))
-    head = ["family", "configuration", "template", *(check.removeprefix("chat ") for check in checks)]
+    head = ["family", "configuration", "template given", "load", *checks]
     rows = [":::{div} full-width", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, one in records.items():
-        cells = [one["checks"][check][0] for check in checks] if "checks" in one else ["refused"] * len(checks)
-        bold = [f"**{cell}**" if cell == "wrong" else cell for cell in cells]
-        rows.append(f"| {name} | `{one['config']}` | {one['template'] or 'none'} | {' | '.join(bold)} |")
+        cells = ["works", *(one["checks"][check][0] for check in checks)] if "checks" in one else ["refused"]
+        shown = [f"**{cell}**" if cell == "wrong" else cell for cell in cells + ["–"] * (len(checks) + 1 - len(cells))]
+        rows.append(f"| {name} | `{one['config']}` | {one['template'] or 'none'} | {' | '.join(shown)} |")
     return [*rows, ":::"]
 
 

@@ -79,7 +79,7 @@ def audit(model: Model, reference: Model) -> Audit:
         reference: the plain model.
 
     Returns:
-        An Audit, with `.verdict`, `.steering` and `.table()`. Where heads together are wider than the stream that they write to,
+        An Audit: the verdict, the steering that was found, and a table. Where heads together are wider than the stream that they write to,
         several vectors do the same, and the smallest are found.
 
     Raises:

@@ -21,6 +21,7 @@ import transformers
 from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.utils.hub import extract_commit_hash
 
 from steerlib import assets
 from steerlib.errors import SteerlibError
@@ -150,6 +151,7 @@ def load(
                 known = ("token", "cache_dir", "revision") if above == source else ("token", "cache_dir")
                 kept = {key: hub[key] for key in known if key in hub}
                 hf = with_adapter(weights, hf, above, **kept)
+            model = wrap(hf, reader, name=named, template=template, check=check)
     except SteerlibError:
         raise
     except Exception as error:  # every loader has errors of its own: all mean that this source cannot be read
@@ -157,7 +159,7 @@ def load(
         raise SteerlibError(said if local or "/" in named else f"{said[:-1]}; {_known()}.") from error
     if notes := [note for note in dict.fromkeys(notes) if "LOAD REPORT" not in note]:  # which weights: said already
         warnings.warn(f"while '{named}' was loaded, transformers said: {' | '.join(notes)}", stacklevel=2)
-    return wrap(hf, reader, name=named, template=template, check=check)
+    return model
 
 
 def _read(
@@ -221,6 +223,8 @@ def _read(
     if tuned and len(tokenizer) > hf.get_input_embeddings().weight.shape[0]:  # the adapter brings the rows
         hf.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     pad_left(tokenizer, hf)
+    if not Path(source).is_dir() and (kept := adapter_file(source, "config.json", sure=False, **base)) is not None:
+        hf.config._commit_hash = extract_commit_hash(str(kept), None)  # for the provenance
     return hf, reader
 
 

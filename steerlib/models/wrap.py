@@ -268,11 +268,20 @@ def _pads(tokenizer: Any, hf: Any) -> bool:
 
 
 def _try(model: Model) -> None:
-    """Ask a model some short prompts, and refuse it if it cannot answer, or answers otherwise in a batch than alone."""
+    """Ask a model some short prompts, and refuse it if it cannot answer, or answers otherwise in a batch than alone.
+
+    A quantised one is only warned of: the 8 bits of bitsandbytes choose the columns that stay in 16 bits by the whole batch.
+    """
     try:
         usable(model)
     except SteerlibError:
-        raise
+        if not getattr(model.hf, "is_quantized", False):
+            raise
+        warnings.warn(
+            f"'{model.name}' is quantised in a way that lets the prompts of a batch change one another's answers: ask it with "
+            "batch_size=1 where that matters, or, for the 8 bits of bitsandbytes, load it with llm_int8_threshold=0.0 or in 4 bits.",
+            stacklevel=4,
+        )
     except Exception as error:  # whatever a network raises that does not run as others do
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise SteerlibError(
