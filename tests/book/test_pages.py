@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,15 @@ def names() -> list[str]:
     return sorted(path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html") if "_static" not in path.parts)
 
 
+@cache
+def parsed(path: Path, written: int) -> Page:
+    """A page, read once as long as it is not written anew (in ns): hundreds of links lead into the reference."""
+    return Page(path.read_text(encoding="utf-8"))
+
+
 def read(name: str) -> Page:
-    return Page((HTML / name).read_text(encoding="utf-8"))
+    path = HTML / name
+    return parsed(path, path.stat().st_mtime_ns)
 
 
 def external(address: str) -> bool:
