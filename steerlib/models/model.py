@@ -564,7 +564,7 @@ def weights_hash(model: Model) -> str:
             indices = torch.linspace(0, len(flat) - 1, min(len(flat), 1024), dtype=torch.float64).long().to(flat.device)
             try:
                 sample = flat[indices].bfloat16()
-            except (RuntimeError, NotImplementedError):  # eight bits or less, which torch can store and not pick from
+            except (RuntimeError, NotImplementedError):  # eight bits or less: torch stores them but cannot index them
                 sample = flat.view(torch.uint8)[indices].bfloat16()
             digest.update(sample.view(torch.int16).cpu().numpy().tobytes())
     return ("partial:" if partial else "quantised:" if quantised else "") + digest.hexdigest()

@@ -45,7 +45,7 @@ def capture(
         Which prompts, by their number in the stream, and {site: (batch, width) float32 on the CPU}; batches come in order of length.
 
     Raises:
-        SteerlibError: there is no site, a prompt is empty, an activation is NaN or infinite (naming site and prompt) or not (batch,
+        SteerlibError: no site was given, a prompt is empty, an activation is NaN or infinite (naming site and prompt) or not (batch,
             tokens, width), or a pass did not reach a site.
 
     Example:
