@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from steerlib.errors import SteerlibError
 from steerlib.models import check, sites
+from steerlib.models.check import last_logits
 from steerlib.models.layout import alone
 from steerlib.models.mergeable import mergeable_sites
 from steerlib.models.model import Model
@@ -218,14 +219,14 @@ def _activations(model: Model) -> str:
 def _nothing(model: Model) -> str:
     """Strength 0, and a `with` that was left."""
     rows = [model.tokens(text) for text in PROMPTS]
-    plain = _last(model, rows)
+    plain = last_logits(model, rows)
     steering = _push(model, _middle(model))
     with steer(model, steering, 0):
-        if not torch.equal(_last(model, rows), plain):
+        if not torch.equal(last_logits(model, rows), plain):
             raise _Wrong("strength 0 changes the logits", "do not steer this model")
     with steer(model, steering):
         pass
-    if not torch.equal(_last(model, rows), plain):
+    if not torch.equal(last_logits(model, rows), plain):
         raise _Wrong("after the `with`, the logits are not those of before", "load the model again after steering")
     return "strength 0, and the model after a steering, are the plain model to the bit"
 
@@ -233,17 +234,17 @@ def _nothing(model: Model) -> str:
 def _reach(model: Model) -> str:
     """Whether a push at the first, the middle and the last block arrives, in a batch as by hand on a text alone."""
     rows = [model.tokens(text) for text in PROMPTS]
-    plain = _last(model, rows)
+    plain = last_logits(model, rows)
     layers = sorted({_layers(model)[0], _middle(model), _layers(model)[-1]})
     for layer in layers:
         steering = _push(model, layer)
         with steer(model, steering, tokens="last"):
-            moved = _last(model, rows)
+            moved = last_logits(model, rows)
         if any(torch.equal(a, b) for a, b in zip(plain, moved, strict=True)):
             raise _Wrong(f"a push after block {layer} does not change every prompt's logits", "steer other blocks")
         for row, line in zip(rows, moved, strict=True):
             with _by_hand(model, layer, next(iter(steering.operations.values()))):
-                if not _close(model, line, _last(model, [row])[0]):
+                if not _close(model, line, last_logits(model, [row])[0]):
                     raise _Wrong(f"a push after block {layer} is not what a hook by hand does", "steer other blocks")
     shown = ", ".join(map(str, layers))
     return f"a push after block {shown} does in a batch what it does by hand to a text alone{_skipped(model)}"
@@ -359,7 +360,7 @@ def _passed(model: Model, modules: Sequence[Any], text: str) -> set[Any]:
     called: set[Any] = set()
     handles = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in modules]
     try:
-        _last(model, [model.tokens(text)])
+        last_logits(model, [model.tokens(text)])
     finally:
         for handle in handles:
             handle.remove()
@@ -394,13 +395,6 @@ def _by_hand(model: Model, layer: int, operation: Any) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _last(model: Model, rows: Sequence[Sequence[int]]) -> Tensor:
-    """(rows, vocabulary) logits after the last token of each row."""
-    with torch.no_grad(), alone(model.hf):
-        logits = model.hf(**model.batch(rows), use_cache=False, logits_to_keep=1).logits
-    return cast(Tensor, logits[:, -1].float().cpu())
 
 
 def _close(model: Model, a: Tensor, b: Tensor) -> bool:

@@ -24,12 +24,7 @@ from steerlib.models.sites import Site, find, sites
 
 W = tiny.WIDTH
 COMMON: dict[str, Any] = {
-    "hidden_size": W,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
+    **tiny.SIZES,
     "initializer_range": 0.25,
     "tie_word_embeddings": False,
 }

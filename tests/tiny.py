@@ -25,6 +25,14 @@ from steerlib.models.sites import Site, find, parse
 
 FAMILIES = ("llama", "qwen2", "gemma2", "gemma3", "gpt2", "gptj")
 WIDTH, LAYERS, HEADS, WINDOW = 32, 3, 4, 6
+SIZES = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
 IMAGE_TOKENS = 4
 
 PROMPTS = [
@@ -83,14 +91,7 @@ def text_config(family: str) -> Any:
         more = {"rotary_dim": 4} if family == "gptj" else {}
         drop = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}  # which evaluation mode must switch off
         return kind(n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=256, **common, **drop, **more)
-    common |= {
-        "hidden_size": WIDTH,
-        "intermediate_size": 48,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-    }
+    common |= SIZES
     if family == "llama":
         return tf.LlamaConfig(**common)
     if family == "qwen2":

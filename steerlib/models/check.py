@@ -58,8 +58,8 @@ def batched_alike(model: Model) -> str | None:
     """
     rows = [model.tokens(text) for text in (*SHORT, LONG)]
     with torch.inference_mode(), alone(model.hf):
-        together = _last(model, rows)[: len(SHORT)]
-        each = torch.cat([_last(model, [row]) for row in rows[: len(SHORT)]])
+        together = last_logits(model, rows)[: len(SHORT)]
+        each = torch.cat([last_logits(model, [row]) for row in rows[: len(SHORT)]])
     if _differ(model, together, each):
         return (
             f"'{model.name}' cannot be used: a prompt in a padded batch gets other logits than alone, because its network "
@@ -94,7 +94,7 @@ def cached_alike(model: Model) -> str | None:
             pad_token_id=model.tokenizer.pad_token_id,
         )
         whole = [row + new[: WRITTEN - 1] for row, new in zip(rows, wrote.sequences[:, width:].tolist(), strict=True)]
-        each = torch.cat([_last(model, [row]) for row in whole[: len(SHORT)]])
+        each = torch.cat([last_logits(model, [row]) for row in whole[: len(SHORT)]])
     if _differ(model, wrote.logits[-1][: len(SHORT)].cpu(), each):
         return (
             f"'{model.name}' cannot be used: what it writes with a cache in a padded batch is not what it would write alone "
@@ -109,9 +109,15 @@ def cached_alike(model: Model) -> str | None:
     return None
 
 
-def _last(model: Model, rows: Sequence[Sequence[int]]) -> Tensor:
-    """(rows, vocabulary) logits after the last token of each row."""
-    logits = model.hf(**model.batch(rows), use_cache=False, logits_to_keep=1).logits
+def last_logits(model: Model, rows: Sequence[Sequence[int]]) -> Tensor:
+    """(rows, vocabulary) logits after the last token of each row, in float32 on the CPU.
+
+    Args:
+        model: steered or not; no other thread runs it meanwhile.
+        rows: token ids, which run together as one batch.
+    """
+    with torch.no_grad(), alone(model.hf):
+        logits = model.hf(**model.batch(rows), use_cache=False, logits_to_keep=1).logits
     return cast(Tensor, logits[:, -1].float().cpu())
 
 
