@@ -42,9 +42,10 @@ def steer(
 ) -> Iterator[None]:
     """Run a model steered within the `with`; on leaving it, however that happens, the model is as before, to the bit.
 
-    Decoding may be greedy, sampled, with beams, assisted, with any cache of keys and values or without. Nested `with`s act in the order written. Meanwhile another thread that asks the same model waits; code that calls `model.hf` itself
-    from another thread does not wait, and is steered too. Compiled parts of the model run uncompiled within the `with`,
-    because compiled code does not see hooks.
+    Decoding may be greedy, sampled, with beams, assisted, with any cache of keys and values or without. Nested `with`s act in the
+    order written. Meanwhile another thread that asks the same model waits; code that calls `model.hf` itself from another thread
+    does not wait, and is steered too. Compiled parts of the model run uncompiled within the `with`, because compiled code does not
+    see hooks.
 
     Args:
         model: the model to steer.
