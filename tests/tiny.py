@@ -45,9 +45,11 @@ PROMPTS = [
 SCOPES = ("all", "prompt", "generated", "last")
 
 
-@cache
 def tokenizer(bos: bool = False) -> Any:
-    """Byte-level BPE over printable ASCII with four merges, so that most words are several tokens."""
+    """Byte-level BPE over printable ASCII with four merges, so that most words are several tokens.
+
+    A new one each time: a processor that is made of a tokenizer writes its own class into it, and so into the folders it is saved to.
+    """
     special = ["<pad>", "<s>", "</s>", "<image>"]
     letters = [chr(c) for c in range(33, 127)] + ["Ġ", "Ċ"]
     merges = [("Ġ", "h"), ("Ġh", "e"), ("Ġ", "s"), ("t", "h")]
