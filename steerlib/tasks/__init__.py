@@ -19,6 +19,7 @@ from steerlib.tasks.people import (
     side_by_side,
 )
 from steerlib.tasks.pronoun import TEMPLATES, TRAINING_TEMPLATES, Template, pronoun
+from steerlib.tasks.sealed import choosing, sealed
 from steerlib.tasks.table import from_csv, from_frame
 from steerlib.tasks.who_is import PairItem, Person, who_is
 
@@ -45,6 +46,7 @@ __all__ = [
     "activities",
     "age",
     "article",
+    "choosing",
     "coreference",
     "describe",
     "from_csv",
@@ -54,6 +56,7 @@ __all__ = [
     "people",
     "pronoun",
     "scene",
+    "sealed",
     "side_by_side",
     "who_is",
 ]

@@ -20,8 +20,26 @@ from steerlib.tasks.own import People, occupation_rows
 OPTIONS = (" he", " she")
 GROUPS = ("man", "woman")
 WORDS = {
-    "man": {"person": "man", "kin": "brother", "parent": "father", "relative": "uncle", "title": "Mr"},
-    "woman": {"person": "woman", "kin": "sister", "parent": "mother", "relative": "aunt", "title": "Mrs"},
+    "man": {
+        "person": "man",
+        "kin": "brother",
+        "parent": "father",
+        "relative": "uncle",
+        "title": "Mr",
+        "child": "son",
+        "spouse": "husband",
+        "name": "James",
+    },
+    "woman": {
+        "person": "woman",
+        "kin": "sister",
+        "parent": "mother",
+        "relative": "aunt",
+        "title": "Mrs",
+        "child": "daughter",
+        "spouse": "wife",
+        "name": "Emily",
+    },
 }
 """What a wording may say of the gender, by group."""
 
@@ -33,7 +51,7 @@ class Template:
     Attributes:
         name: what results call it.
         text: plain text to be continued, or what the user says if `answer` is given. With a word for gender ({person}, {kin},
-            {parent}, {relative} or {title}) in it, its items are unambiguous.
+            {parent}, {relative}, {child}, {spouse}, {title} or {name}) in it, its items are unambiguous.
         answer: how the assistant's answer begins, or None.
         held_out: never used for making a steering.
 
