@@ -2,8 +2,12 @@
 
 from steerlib import deploy, plots, tasks
 from steerlib.assets import data_path
-from steerlib.baselines.lora import Adapter, adapted, lora
+from steerlib.baselines.adapted import adapted
+from steerlib.baselines.adapter import Adapter
+from steerlib.baselines.bitfit import bitfit
+from steerlib.baselines.lora import lora
 from steerlib.baselines.prompting import INSTRUCTIONS, prompting
+from steerlib.baselines.reft import reft
 from steerlib.deploy.audit import Audit, audit
 from steerlib.deploy.merge import merge
 from steerlib.doctor import Diagnosis, doctor
@@ -33,6 +37,7 @@ from steerlib.methods.contrastive import contrastive, split_answers
 from steerlib.methods.dso import dso
 from steerlib.methods.gradient import gradient
 from steerlib.methods.iti import iti
+from steerlib.methods.leace import leace
 from steerlib.models.load import load
 from steerlib.models.mergeable import mergeable_sites
 from steerlib.models.model import Model
@@ -44,6 +49,7 @@ from steerlib.steering import controls
 from steerlib.steering.apply import steer
 from steerlib.steering.capture import activations, capture
 from steerlib.steering.edits import cosines, sparsify, subset
+from steerlib.steering.maps import Erase, Linear
 from steerlib.steering.operations import Ablate, Add, Affine, Steering, load_steering
 from steerlib.training.config import Training
 
@@ -58,9 +64,11 @@ __all__ = [
     "Capability",
     "DecisionBias",
     "Diagnosis",
+    "Erase",
     "Estimate",
     "Fluency",
     "LayerChoice",
+    "Linear",
     "MentionRate",
     "Model",
     "Sentiment",
@@ -73,6 +81,7 @@ __all__ = [
     "adapted",
     "attribute_words",
     "audit",
+    "bitfit",
     "capability",
     "capture",
     "chat",
@@ -93,6 +102,7 @@ __all__ = [
     "harness",
     "highlight",
     "iti",
+    "leace",
     "load",
     "load_steering",
     "lora",
@@ -111,6 +121,7 @@ __all__ = [
     "plots",
     "prompting",
     "reduction",
+    "reft",
     "selection_rates",
     "sentiment",
     "sparsify",

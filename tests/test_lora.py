@@ -14,7 +14,9 @@ import torch
 from helpers import fire, letters, quick
 
 from steerlib import SteerlibError, decision_bias, fluency, perplexity, perplexity_ratio
-from steerlib.baselines.lora import Adapter, adapted, lora
+from steerlib.baselines.adapted import adapted
+from steerlib.baselines.adapter import Adapter
+from steerlib.baselines.lora import lora
 from steerlib.methods.dso import dso
 from steerlib.models.model import Model
 from steerlib.models.sites import blocks

@@ -1,1 +1,1 @@
-"""Baselines: what a steering must beat. An instruction makes another Task, a low-rank fine-tune an Adapter; neither makes a Steering."""
+"""Baselines: what a steering must beat. An instruction makes another Task, a fine-tune an Adapter, or a Steering of one full map."""

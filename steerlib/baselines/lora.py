@@ -12,47 +12,24 @@ the weights. Source: Hu et al., arXiv 2106.09685; the objective is that of Monte
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from steerlib.baselines.adapter import Adapter
 from steerlib.errors import SteerlibError
 from steerlib.models import sites
-from steerlib.models.layout import alone
 from steerlib.models.model import Model
 from steerlib.steering.operations import provenance
 from steerlib.tasks import Task
 from steerlib.training.config import Training
 from steerlib.training.data import Anchors, prepare
 from steerlib.training.loop import fit
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """What `lora` learned. Apply it with `adapted`.
-
-    Args:
-        weights: A (rank, in) and B (out, rank) of each linear map, by name.
-        rank: of every update.
-        seed: of the training; a fresh A is drawn with it before it is overwritten.
-        provenance: where it comes from, as a Steering says it.
-    """
-
-    weights: Mapping[str, Tensor]
-    rank: int
-    seed: int
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
-        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
 
 
 def lora(
@@ -101,7 +78,7 @@ def lora(
     training = replace(training, l1=training.l1 or 0.0)
     data = prepare(model, task, anchors, training)
     _tell_share(model)
-    with _injected(model, rank, seed=training.seed) as learned:
+    with injected(model, rank, seed=training.seed) as learned:
         for value in learned.values():
             value.requires_grad_()
         history = fit(model, data, training, learned, method=f"lora-{rank}", checkpoint=checkpoint, progress=progress)
@@ -111,37 +88,14 @@ def lora(
 
 
 @contextmanager
-def adapted(model: Model, adapter: Adapter) -> Iterator[None]:
-    """Within the `with`, `model` runs with the adapter; on leaving it, however that happens, it is as before, to the bit.
-
-    Args:
-        model: the one it was trained on.
-        adapter: made by `lora`, which has an example.
-
-    Raises:
-        SteerlibError: if the adapter was made for another network.
-    """
-    with alone(model.hf, "an adapter"), _injected(model, adapter.rank, seed=adapter.seed) as learned:
-        shapes = {name: tuple(value.shape) for name, value in learned.items()}
-        if shapes != {name: tuple(value.shape) for name, value in adapter.weights.items()}:
-            raise SteerlibError(
-                f"this adapter was made for another network than '{model.name}': their linear maps differ."
-            )
-        with torch.no_grad():
-            for name, value in learned.items():
-                value.copy_(adapter.weights[name])
-        yield
-
-
-@contextmanager
-def _injected(model: Model, rank: int, *, seed: int) -> Iterator[dict[str, Tensor]]:
+def injected(model: Model, rank: int, *, seed: int) -> Iterator[dict[str, Tensor]]:
     """The model with fresh low-rank updates in its blocks, frozen; yields them by name, and takes them out again."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise SteerlibError("lora needs the package peft: install it with `pip install peft`.") from error
     blocks = sites.blocks(model.hf)
-    maps = [name for name, module in blocks.named_modules() if _is_map(module)]
+    maps = [name for name, module in blocks.named_modules() if is_map(module)]
     if not maps:
         raise SteerlibError(f"the blocks of '{model.name}' hold no linear maps (nn.Linear) that could be updated.")
     before = {name: blocks.get_submodule(name) for name in maps}
@@ -159,7 +113,7 @@ def _injected(model: Model, rank: int, *, seed: int) -> Iterator[dict[str, Tenso
             setattr(blocks.get_submodule(parent), last, module)
 
 
-def _is_map(module: nn.Module) -> bool:
+def is_map(module: nn.Module) -> bool:
     """Whether a module is a linear map that peft can update, and hands on what a linear map does (a router may not)."""
     theirs = type(module).__module__.startswith("transformers.models.")
     return isinstance(module, (nn.Linear, Conv1D)) and not theirs
@@ -168,7 +122,7 @@ def _is_map(module: nn.Module) -> bool:
 def _tell_share(model: Model) -> None:
     """Warn where much of the blocks' weights is in no linear map."""
     parts = list(sites.blocks(model.hf).modules())
-    reached = sum(part.weight.numel() for part in parts if isinstance(part, (nn.Linear, Conv1D)) and _is_map(part))
+    reached = sum(part.weight.numel() for part in parts if isinstance(part, (nn.Linear, Conv1D)) and is_map(part))
     matrices = sum(w.numel() for part in parts for w in part.parameters(recurse=False) if w.dim() > 1)
     if 0 < reached < 0.95 * matrices:
         warnings.warn(

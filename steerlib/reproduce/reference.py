@@ -22,7 +22,7 @@ SECTIONS = {
     "Models and prompts": ("A model is loaded by its name, and asked with texts, chats and pictures.", "models doctor"),
     "Tasks": ("A task is a list of items: prompts with options that stand for groups, or open questions.", "tasks"),
     "Methods": ("A method makes a Steering from a model and data.", "methods training"),
-    "Baselines": ("What a steering must beat: an instruction, and a low-rank fine-tune.", "baselines"),
+    "Baselines": ("What a steering must beat: an instruction, and fine-tunes of several kinds.", "baselines"),
     "Steerings": ("A Steering is data: an operation at each site. It is applied at a strength.", "steering"),
     "Controls": ("What a steering must be told apart from before its effect is believed.", "steering.controls"),
     "Deployment": (

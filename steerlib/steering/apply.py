@@ -293,9 +293,10 @@ def _fit(model: Model, steering: Steering) -> dict[Site, Place]:
     for site, operation in steering.operations.items():
         places[site] = sites.find(model.hf, site)
         for name, vector in operation.vectors().items():
-            if tuple(vector.shape) != (places[site].width,):
+            width = places[site].width
+            if set(vector.shape) != {width}:
                 raise SteerlibError(
-                    f"{name} of {site} has shape {tuple(vector.shape)}, but '{model.name}' has ({places[site].width},) there."
+                    f"{name} of {site} has shape {tuple(vector.shape)}, but '{model.name}' has ({width},) there."
                 )
     return places
 

@@ -4,8 +4,8 @@
     Ablate  h - s m ((h - c) . r) r      r: (width,) of unit length, c: (width,) the centre, zero if none, m: the amount, 1
     Affine  h + s (a * h + b)            a, b: (width,)
 
-A new kind of operation is a subclass of `Operation` in a file of its own: a frozen dataclass whose fields are vectors, with the
-formula in `__call__`. Sources: Ratzlaff et al. (arXiv 2411.12590) for Ablate and Add, Monteiro Paes et al. (arXiv 2512.15926)
+A new kind of operation is a subclass of `Operation` in a file of its own, such as `maps`: a frozen dataclass whose fields are
+vectors, with the formula in `__call__`. Sources: Ratzlaff et al. (arXiv 2411.12590) for Ablate and Add, Monteiro Paes et al. (arXiv 2512.15926)
 for Affine; the centre is ours.
 """
 
@@ -40,6 +40,8 @@ class Operation:
 
     fixed: ClassVar[tuple[str, ...]] = ()
     """Names of vectors that say where an operation acts rather than which way: `map` leaves them as they are."""
+    matrices: ClassVar[tuple[str, ...]] = ()
+    """Names of those that are (width, width)."""
     signed: ClassVar[bool] = True
     """Whether the opposite vectors do the opposite."""
 
@@ -215,11 +217,16 @@ class Steering:
         operations = {_site(key): operation for key, operation in self.operations.items()}
         for site, operation in operations.items():
             if not isinstance(operation, Operation):
-                raise SteerlibError(f"{site} holds a {type(operation).__name__}: use Add, Ablate or Affine.")
+                raise SteerlibError(
+                    f"{site} holds a {type(operation).__name__}: use Add, Ablate, Affine or another Operation."
+                )
             for name, vector in operation.vectors().items():
-                if vector.dim() != 1 or not vector.isfinite().all():
+                square = name in operation.matrices
+                shaped = vector.dim() == 1 + square and len(set(vector.shape)) == 1
+                if not shaped or not vector.isfinite().all():
                     raise SteerlibError(
-                        f"{name} of {site} must be one vector of finite numbers: it has shape {tuple(vector.shape)}"
+                        f"{name} of {site} must be one {'square matrix' if square else 'vector'} of finite numbers: it has shape "
+                        f"{tuple(vector.shape)}"
                         f"{'' if vector.isfinite().all() else ' and holds NaN or infinite values'}."
                     )
         facts = {str(key): _plain(value, str(key)) for key, value in dict(self.provenance).items()}
