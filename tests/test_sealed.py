@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from steerlib import SteerlibError
 from steerlib.assets import data_path
+from steerlib.reproduce.sealed import opened, read_log
 from steerlib.tasks import TEMPLATES, TRAINING_TEMPLATES, Task, choosing, occupations, pronoun, sealed
 
 MODULE = sys.modules["steerlib.tasks.sealed"]
@@ -61,3 +64,43 @@ def test_pictures_are_of_the_style_that_no_training_has_seen() -> None:
     assert all(digest in card for digest in MODULE.DIGESTS.values())
     with pytest.raises(SteerlibError, match="there is no sealed set 'ages'"):
         sealed("ages")  # type: ignore[arg-type]
+
+
+def test_a_method_is_scored_under_one_recipe_or_with_a_reason_that_stays(tmp_path: Path) -> None:
+    task, log = sealed()[:4], tmp_path / "log.yml"
+    recipe = {"method": "dso", "model": "m", "rate": 0.001}
+    for seed in (0, 1):  # the same recipe as often as one likes
+        with opened(task, recipe, seed=seed, log=log) as entry:
+            entry["bias"] = 0.1
+    with (
+        pytest.raises(
+            SteerlibError, match=r"'dso' was scored on 'sealed-pronoun' on 20\d\d-\d\d-\d\d under another recipe"
+        ),
+        opened(task, {**recipe, "rate": 0.003}, log=log),
+    ):
+        pytest.fail("the set was opened")
+    with opened(task, {**recipe, "rate": 0.003}, because="the first rate was mistyped", log=log):
+        pass
+    with opened(task, {"method": "lora", "model": "m"}, log=log):  # another method has a score of its own
+        pass
+    with pytest.raises(RuntimeError), opened(task, recipe, because="again", log=log):
+        raise RuntimeError("the machine stopped")
+    kept = read_log(log)
+    assert [line["method"] for line in kept] == ["dso", "dso", "dso", "lora"]
+    assert kept[2]["because"] == "the first rate was mistyped" and kept[2]["recipe"] != kept[1]["recipe"]
+    with pytest.raises(SteerlibError, match="has no 'model'"), opened(task, {"method": "dso"}, log=log):
+        pass
+
+
+def test_every_score_of_the_ladder_is_in_the_log_and_no_sealed_item_chose_anything() -> None:
+    lines = read_log()
+    assert lines and {line["items"] for line in lines} == {MODULE.DIGESTS["pronoun"][:12]}
+    for file in data_path("ladder").glob("*-?.json"):
+        run = json.loads(file.read_text(encoding="utf-8"))
+        mine = [line for line in lines if (line["method"], line["seed"]) == (run["method"], run["seed"])]
+        assert mine[-1]["setting"] == run["setting"], file.name
+        assert mine[-1]["bias"] == pytest.approx(run["sealed"]["per_occupation_bias"]["value"]), file.name
+        chosen = json.loads((file.parent / "chosen" / f"{file.stem[:-2]}.json").read_text(encoding="utf-8"))
+        assert chosen["chosen"] == run["setting"]
+        settings = {json.dumps(tried["setting"], sort_keys=True) for tried in chosen["tried"]}
+        assert len(settings) == len(chosen["tried"]) == (1 if run["method"] == "nothing" else 6)  # one budget
