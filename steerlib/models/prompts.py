@@ -255,6 +255,20 @@ def with_picture(picture: Image.Image, prompt: Prompt) -> Prompt:
     return [*prompt[: users[0]], put, *prompt[users[0] + 1 :]]
 
 
+def repainted(prompt: Prompt, pictures: Sequence[Image.Image]) -> Prompt:
+    """The prompt with other pictures in the places of its own, in order."""
+    if isinstance(prompt, str):
+        return prompt
+    left = iter(pictures)
+    messages: list[Message] = []
+    for message in prompt:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [{**part, "image": next(left)} if part["type"] == "image" else part for part in content]
+        messages.append({**message, "content": content})
+    return messages
+
+
 def count_pictures(prompt: Prompt) -> int:
     """How many pictures a prompt has."""
     if isinstance(prompt, str):
