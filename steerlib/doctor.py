@@ -23,7 +23,7 @@ from steerlib.models.check import last_logits
 from steerlib.models.layout import alone
 from steerlib.models.mergeable import mergeable_sites
 from steerlib.models.model import Model
-from steerlib.models.prompts import Prompt, chat
+from steerlib.models.prompts import Prompt, chat, pictures_of, with_marks
 from steerlib.models.sites import Site
 from steerlib.steering.apply import Tokens, steer
 from steerlib.steering.capture import activations
@@ -179,8 +179,14 @@ def _same_ids(model: Model, reader: Any, prompt: Prompt) -> None:
         for message in messages:
             if isinstance(message["content"], str):
                 message["content"] = [{"type": "text", "text": message["content"]}]
-    how = {"tokenize": True, "add_generation_prompt": True, "return_dict": True, **model.template}
-    theirs = reader.apply_chat_template(messages, **how)["input_ids"]
+    how = {"add_generation_prompt": True, **model.template}
+    try:
+        theirs = reader.apply_chat_template(messages, tokenize=True, return_dict=True, **how)["input_ids"]
+    except TypeError:  # a template that takes texts alone: the processor is called with what it makes of them
+        if reader is not model.processor:
+            raise
+        text = reader.apply_chat_template(with_marks(messages, reader.image_token), tokenize=False, **how)
+        theirs = reader(text=[text], images=[pictures_of(prompt)] if pictures_of(prompt) else None)["input_ids"]
     theirs = theirs[0] if len(theirs) and not isinstance(theirs[0], int) else theirs
     ours = model.tokens(prompt)
     if ours != list(theirs):

@@ -1,7 +1,8 @@
 """Tiny random models of families that see in ways of their own, with their real processors; none of them needs torchvision.
 
 LLaVA-NeXT cuts a picture into tiles, as many as its shape asks for. Idefics 2 pads pictures to one size with a mask. Llama 3.2 Vision
-looks at pictures by cross-attention. PaliGemma reads the prompt in both directions and has no chat template.
+looks at pictures by cross-attention. PaliGemma reads the prompt in both directions and has no chat template. Qwen2-VL cuts pictures
+into flat patches, each of them twice over, as two frames.
 """
 
 from __future__ import annotations
@@ -148,12 +149,44 @@ def _paligemma() -> tuple[Any, Any]:
     return tf.PaliGemmaForConditionalGeneration(config), reader
 
 
+class Still(tf.Qwen2VLProcessor):
+    """A Qwen2-VL's processor without the part for videos, which needs torchvision."""
+
+    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str) -> None:
+        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+        tf.ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+
+def _qwen2_vl() -> tuple[Any, Any]:
+    marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    made = tokenizer(*marks)
+    begin, end, image, video = made.convert_tokens_to_ids(list(marks))
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    tower = {"depth": 3, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2, "patch_size": 4}
+    config = tf.Qwen2VLConfig(
+        text_config=_text(made, rope_parameters=rope, use_sliding_window=False),
+        vision_config={**tower, "spatial_merge_size": 2, "temporal_patch_size": 2, "initializer_range": 0.25},
+        tie_word_embeddings=False,
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=begin,
+        vision_end_token_id=end,
+    )
+    eyes = tf.Qwen2VLImageProcessorPil(
+        min_pixels=64, max_pixels=1024, patch_size=4, merge_size=2, temporal_patch_size=2
+    )
+    reader = Still(eyes, made, template("<|vision_start|><|image_pad|><|vision_end|>"))
+    return tf.Qwen2VLForConditionalGeneration(config), reader
+
+
 @cache
 def model(family: str) -> Model:
     """A tiny model of one of the FAMILIES, shared by all tests."""
     torch.manual_seed(0)
     build = {"llava_next": _llava_next, "idefics2": _idefics2, "mllama": _mllama, "paligemma": _paligemma}
-    hf, reader = build[family]()
+    hf, reader = (build | {"qwen2_vl": _qwen2_vl})[family]()
     with torch.no_grad():
         for weight in hf.parameters():
             weight.add_(0.1 * torch.randn_like(weight))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -91,9 +92,30 @@ def test_a_block_that_undoes_pushes_is_found() -> None:
 
 def test_a_template_that_drops_what_is_said_is_not_called_working() -> None:
     lm = tiny.fresh("llama")
-    lm = replace(lm, tokenizer=tiny.tokenizer.__wrapped__())
+    lm = replace(lm, tokenizer=tiny.tokenizer())
     lm.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{% endfor %}"
     assert verdicts(lm)["chat template"] == "refused"
+
+
+def test_a_template_that_takes_texts_alone_is_compared_with_the_processors_own_call() -> None:
+    lm = tiny.seeing()
+    processor = deepcopy(lm.processor)
+    processor.chat_template = "{% for m in messages %}{{ '[' + m.role + ']' + m.content }}{% endfor %}{{ '[a]' }}"
+    lm = replace(lm, processor=processor)
+    found = verdicts(lm)
+    assert found["token ids"] == found["pictures"] == "works"
+
+    whole = processor.__call__
+
+    def other(*args: Any, **kwargs: Any) -> Any:
+        made = whole(*args, **kwargs)
+        return {**made, "input_ids": [[*made["input_ids"][0], 1]]} if "return_tensors" not in kwargs else made
+
+    class Odd(type(processor)):  # type: ignore[misc]
+        __call__ = staticmethod(other)
+
+    processor.__class__ = Odd
+    assert verdicts(lm)["token ids"] == "wrong"
 
 
 def test_a_crash_inside_one_check_does_not_end_the_others() -> None:

@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sighted
 import tiny
 import torch
 from PIL import Image
@@ -23,8 +25,10 @@ from steerlib.methods.gradient import gradient
 from steerlib.models import sites
 from steerlib.models.layout import laid_out
 from steerlib.models.model import Model
+from steerlib.models.prompts import pictures_of
 from steerlib.models.sites import Site
 from steerlib.steering import perturb
+from steerlib.steering.canvas import Canvas, canvas
 
 SITES = ("pixels", "visual", "embeddings", "residual")
 WORDS = ["woman", "man", "map", "he", "she"]  # two to five tokens; two share all but their last
@@ -52,7 +56,9 @@ def pixels(lm: Model) -> Iterator[list[Tensor]]:
     def note(module: Any, args: Any) -> None:
         seen.append(args[0].detach().clone())
 
-    handle = lm.hf.base_model.vision_tower.embeddings.register_forward_pre_hook(note)
+    inner = lm.hf.base_model
+    entry = inner.visual.patch_embed if hasattr(inner, "visual") else inner.vision_tower.embeddings
+    handle = entry.register_forward_pre_hook(note)
     try:
         yield seen
     finally:
@@ -99,13 +105,20 @@ def still(_: str, h: Tensor) -> Tensor:
     return h
 
 
+@cache
+def painted(lm: Model) -> Canvas:
+    """The canvas of a picture of 8 x 8, the size of those that `asked` and `grey` ask about."""
+    return canvas(lm, asked())
+
+
 def likelihood(lm: Model, prompt: Any, words: list[str], site: Any, touch: Any = still) -> list[Tensor]:
     """The log-likelihood of each word, by a pass of our own; the words differ."""
     query, found = lm.split(prompt, sorted(set(words))), []
+    where = painted(lm) if site == "pixels" else None
     for tail in query.tails:
         ids = [*query.prompt, *tail[:-1]]
         real, end = torch.ones(1, len(ids), dtype=torch.bool), torch.tensor([len(query.prompt)])
-        with laid_out(real, end), perturb.perturbed(lm, site, stepped(lm, prompt, site), ALL, touch):
+        with laid_out(real, end), perturb.perturbed(lm, site, stepped(lm, prompt, site), ALL, touch, where):
             lines = lm.hf(**lm.batch([ids], [query.seen]), use_cache=False).logits[0].log_softmax(-1)
         found.append(lines[torch.arange(len(query.prompt) - 1, len(ids)), tail].sum())
     return found
@@ -130,10 +143,10 @@ def steps(lm: Model, prompt: Any, words: list[str], site: Any, **how: Any) -> di
         return {str(at): direction(made, at).double() for at in ALL}
     with pixels(lm) if site == "pixels" else handed(lm) as seen:
         gradient(lm, None, prompt, words, site=site, layers="all", progress=False, **how)
-    moved = seen[-1] - seen[0]
     if site == "pixels":
-        return {"pixels": moved * perturb.normalisation(lm, seen[0])[1]}
-    return {site: moved[:, stepped(lm, prompt, site)]}
+        after, before = (painted(lm).values(numbers) for numbers in (seen[-1], seen[0]))
+        return {"pixels": after - before}
+    return {site: (seen[-1] - seen[0])[:, stepped(lm, prompt, site)]}
 
 
 def grey(seed: int = 0) -> Any:
@@ -527,21 +540,135 @@ def test_a_model_whose_decoder_is_handed_no_visual_tokens_is_refused() -> None:
         gradient(blind, None, asked(), WORDS)
 
 
-def test_pixels_that_cannot_be_turned_back_are_refused() -> None:
+class Through(Model):
+    """A model whose processor's pictures pass through a function first; of the processor's numbers and the pictures themselves."""
+
+    change: Any = staticmethod(lambda numbers, pictures: numbers)
+
+    def read(self, prompt: Any, continuation: str = "") -> Any:
+        ids, seen = super().read(prompt, continuation)
+        pictures = [np.asarray(picture) for picture in pictures_of(prompt)]
+        return ids, {key: self.change(x, pictures) if key == "pixel_values" else x for key, x in seen.items()}
+
+
+def through(change: Any) -> Model:
     lm = tiny.seeing()
+    made = Through(lm.name, lm.hf, lm.tokenizer, lm.processor)
+    object.__setattr__(made, "change", change)
+    return made
 
-    class Patches(Model):
-        """A processor that hands out flat patches, or values of a range of its own."""
 
-        def read(self, prompt: Any, continuation: str = "") -> Any:
-            ids, seen = super().read(prompt, continuation)
-            return ids, {key: values * 3 if key == "pixel_values" else values for key, values in seen.items()}
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda x, shown: (x - x.mean()) / (x.std() + 1e-6), "not each a share of the way from black to white"),
+        (lambda x, shown: (x + 3) ** 2, "not each a share of the way from black to white"),
+        (lambda x, shown: x * 0, "not each a share of the way from black to white"),
+        (
+            lambda x, shown: torch.cat([x, x]) if shown[0].mean() > 99 else x,
+            r"numbers of shape \(.*\) or \(.*\) for pictures",
+        ),
+    ],
+)
+def test_pixels_that_cannot_be_turned_back_are_refused(change: Any, says: str) -> None:
+    with pytest.raises(SteerlibError, match=f"turned back into pixels from 0 to 1 .*{says}.*site='visual'"):
+        gradient(through(change), None, asked(), WORDS)
 
-    strange = Patches(lm.name, lm.hf, lm.tokenizer, lm.processor)
-    with pytest.raises(SteerlibError, match="turned back into pixels from 0 to 1 .*site='visual'"):
-        gradient(strange, None, asked(), WORDS)
-    with pytest.raises(SteerlibError, match=r"it gives \(4, 12\)"):
-        perturb.normalisation(lm, torch.zeros(4, 12))
+
+@pytest.mark.parametrize("change", [lambda x, shown: 3 * x - 7, lambda x, shown: x.flip(-1)])
+def test_no_scale_and_no_order_of_a_processors_own_is_in_the_way(change: Any) -> None:
+    lm = tiny.seeing()
+    with pixels(lm) as seen:
+        gradient(through(change), None, grey(), WORDS, epsilon=0.01)
+    (own,) = (change(x, []) for x in (lm.read(grey())[1]["pixel_values"],))
+    torch.testing.assert_close(seen[0], own, atol=1e-5, rtol=1e-5)
+    black, white = (Image.new("RGB", (8, 8), tone) for tone in ("black", "white"))
+    ends = [change(lm.read(chat("", pictures=end))[1]["pixel_values"], []) for end in (black, white)]
+    moved = (seen[-1] - seen[0]) / (ends[1] - ends[0])
+    torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.01), atol=1e-5, rtol=0)
+
+
+# ---- pictures in patches
+
+
+def patched(seed: int = 0, size: tuple[int, int] = (16, 24)) -> Any:
+    """A chat about a picture that a Qwen2-VL cuts into patches without resizing it."""
+    return chat("Who is it?", pictures=tiny.picture(seed, size).point(lambda value: 64 + value // 2))
+
+
+def numbers(lm: Model, prompt: Any) -> Tensor:
+    return lm.read(prompt)[1]["pixel_values"]  # type: ignore[no-any-return]
+
+
+def test_every_value_of_a_picture_is_found_once_among_the_patches() -> None:
+    lm, prompt = sighted.model("qwen2_vl"), patched()
+    found = canvas(lm, prompt)
+    picture = np.asarray(prompt[0]["content"][0]["image"])
+    assert len(found.place) == 2 * picture.size == numbers(lm, prompt).numel(), "each is there as two frames"
+    values = found.values(numbers(lm, prompt))
+    torch.testing.assert_close(values.sort()[0], torch.tensor(picture.flatten() / 255).sort()[0].float())
+    torch.testing.assert_close(found.numbers(values, numbers(lm, prompt)), numbers(lm, prompt))
+    for row, column, channel in ((0, 0, 0), (7, 9, 1), (23, 15, 2)):
+        other = picture.copy()
+        other[row, column, channel] ^= 255
+        moved = found.values(numbers(lm, chat("Who is it?", pictures=Image.fromarray(other)))) - values
+        change = (int(other[row, column, channel]) - int(picture[row, column, channel])) / 255
+        assert moved.count_nonzero() == 1 and float(moved.sum()) == pytest.approx(change, abs=1e-5)
+
+
+def test_a_step_on_patches_is_up_the_slope_of_the_pictures_own_values() -> None:
+    """Pictures whose pixels differ by a few of 256 steps change the likelihood as the step says: values, not patches, are moved."""
+    lm, prompt = sighted.model("qwen2_vl"), patched()
+    found = canvas(lm, prompt)
+    with pixels(lm) as seen:
+        gradient(lm, None, prompt, WORDS, norm="l2", epsilon=1e-3, progress=False)
+    step = found.values(seen[-1]) - found.values(seen[0])
+    assert torch.equal(found.numbers(found.values(seen[-1]), seen[0]), seen[-1]), "both frames are moved alike"
+    assert float(step.pow(2).mean().sqrt()) == pytest.approx(1e-3, rel=1e-3)
+    picture = np.asarray(prompt[0]["content"][0]["image"]).astype(int)
+
+    def log_likelihood(values: Any) -> tuple[float, Tensor]:
+        other = chat("Who is it?", pictures=Image.fromarray(values.astype(np.uint8)))
+        _, mass = lm.choose(other, WORDS, return_mass=True)
+        return float(mass.log()), found.values(numbers(lm, other))
+
+    expected, measured = [], []
+    for seed in range(8):
+        drawn = np.random.default_rng(seed)
+        way = drawn.integers(-2, 3, picture.shape) * (drawn.random(picture.shape) < 0.05)
+        (more, up), (less, down) = log_likelihood(picture + way), log_likelihood(picture - way)
+        expected.append(float((step / step.norm()) @ (up - down)))
+        measured.append(more - less)
+    a, b = torch.tensor(expected), torch.tensor(measured)
+    slope = float(a @ b / (a @ a))
+    assert slope > 0
+    torch.testing.assert_close(b, slope * a, atol=0.03 * float(b.abs().max()), rtol=0.03)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0])
+def test_a_step_on_patches_stays_between_black_and_white(epsilon: float) -> None:
+    lm, prompt = sighted.model("qwen2_vl"), chat("Who is it?", pictures=tiny.picture(3, (16, 16)))
+    found = canvas(lm, prompt)
+    with pixels(lm) as seen:
+        gradient(lm, None, prompt, WORDS, epsilon=epsilon, progress=False)
+    low, high = (
+        torch.minimum(found.black, found.black + found.span),
+        torch.maximum(found.black, found.black + found.span),
+    )
+    assert ((seen[-1] >= low - 1e-5) & (seen[-1] <= high + 1e-5)).all()
+    moved = (found.values(seen[-1]) - found.values(seen[0])).abs()
+    assert moved.max() == pytest.approx(epsilon if epsilon < 1 else float(moved.max()), abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "idefics2"])
+def test_padding_is_not_stepped_on(family: str) -> None:
+    lm = sighted.model(family)
+    prompt = chat("Who?", pictures=[tiny.picture(0, (30, 12)), tiny.picture(1, (12, 24))])
+    found = canvas(lm, prompt)
+    own = numbers(lm, prompt)
+    assert 0 < len(found.place) < own.numel()
+    moved = found.numbers(found.values(own) + 1, own) - own
+    assert torch.equal(moved != 0, found.span != 0)
 
 
 def test_a_step_that_changes_nothing_is_refused() -> None:

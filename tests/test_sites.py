@@ -194,6 +194,23 @@ def test_models_that_have_no_text_decoder_are_refused_in_a_sentence() -> None:
         assert "block" in sentence(error)
 
 
+def test_blocks_that_hold_two_attentions_and_lists_of_norms_are_found() -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4}
+    ranks = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    experts = {"ffn_hidden_size": 48, "expert_ffn_hidden_size": 16, "n_routed_experts": 4, "moe_topk": 2}
+    config: Any = tf.LongcatFlashConfig(**sizes, **ranks, **experts, num_layers=3, head_dim=8, zero_expert_num=1)
+    assert config.num_hidden_layers == 6, "attentions are counted, not blocks"
+    hf = tf.LongcatFlashForCausalLM(config)
+    assert blocks(hf) is hf.model.layers and layers(hf, "all") == [0, 1, 2]
+    names = [f"{name}.{number}" for name in ("input_layernorm", "post_attention_layernorm") for number in (0, 1)]
+    found = sites(hf, "norm")
+    assert [site.part for site in found if site.layer == 1] == names and found[-1] == Site("norm", -1)
+    for site in found:
+        assert parse(str(site)) == site
+    assert find(hf, parse("norm.1.input_layernorm.1")).module is hf.model.layers[1].input_layernorm[1]
+    assert find(hf, Site("norm", -1)).module is hf.model.norm
+
+
 def test_a_site_is_a_value() -> None:
     a, b = Site("residual", 2), parse("residual.2")
     assert a == b and hash(a) == hash(b) and min([Site("residual", 10), b]) == b

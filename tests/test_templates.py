@@ -26,7 +26,7 @@ from steerlib.tasks import Task
 from steerlib.training.policy import fingerprint, questions
 
 PUBLISHED: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_name("templates.yml").read_text("utf-8"))
-SEEING = ("llava", "llava_onevision", "smolvlm", "gemma3", "qwen2_5_vl", "mllama")
+SEEING = ("llava", "llava_onevision", "smolvlm", "gemma3", "qwen2_5_vl", "mllama", "phi4_multimodal")
 READING = tuple(name for name in PUBLISHED if name not in SEEING)
 DATED = ("llama", "mllama")
 
@@ -148,6 +148,39 @@ def test_a_template_that_drops_or_changes_a_text_is_refused(dropped: str) -> Non
         told: Prompt = [{"role": role, "content": "Be Fair."} for role in ("system", "user")]
         with pytest.raises(SteerlibError, match="drops or changes the text 'Be Fair.' of a message"):
             changed.render(told)
+
+
+TEXTS_ONLY = "{% for m in messages %}{{ '[' + m.role + ']' + m.content + '</s>' }}{% endfor %}{{ '[assistant]' }}"
+
+
+@pytest.mark.parametrize("where", ["processor", "tokenizer"])
+def test_a_template_that_takes_texts_alone_gets_the_places_of_pictures_in_them(where: str) -> None:
+    lm = tiny.seeing()
+    processor, reader = deepcopy(lm.processor), deepcopy(lm.tokenizer)
+    processor.chat_template = TEXTS_ONLY if where == "processor" else None
+    reader.chat_template = TEXTS_ONLY if where == "tokenizer" else None
+    lm, shown = replace(lm, processor=processor, tokenizer=reader), [tiny.picture(0), tiny.picture(1)]
+    assert lm.render(chat("Who?", pictures=shown)) == "[user]<image><image>Who?</s>[assistant]"
+    own = processor(text=["[user]<image><image>Who?</s>[assistant]"], images=[shown], return_tensors="pt")
+    ids, seen = lm.read(chat("Who?", pictures=shown))
+    assert ids[-len(own["input_ids"][0]) :] == own["input_ids"][0].tolist()
+    assert torch.equal(seen["pixel_values"], own["pixel_values"])
+    one, other = (lm.choose(chat("Who?", pictures=picture), ["a", "b"]) for picture in shown)
+    assert not torch.equal(one, other), "the pictures are seen"
+
+
+def test_numbered_places_for_pictures_are_those_that_the_processor_knows() -> None:
+    lm, shown = tiny.seeing(), [tiny.picture(0), tiny.picture(1)]
+    processor = deepcopy(lm.processor)
+    processor.chat_template = (
+        "{% set n = namespace(i=0) %}{% for m in messages %}{% for part in m.content %}{% if part.type == 'image' %}"
+        "{% set n.i = n.i + 1 %}{{ '<|image_' ~ n.i ~ '|>' }}{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}"
+    )
+    lm = replace(lm, processor=processor)
+    assert lm.render(chat("Who?", pictures=shown)) == "<image><image>Who?"
+    by_hand = chat("One: <|image_1|>, two: <|image_2|>. Who?", pictures=shown, plain=True)
+    assert lm.render(by_hand) == "One: <image>, two: <image>. Who?"
+    assert lm.render(chat("<|image_1|>")) == "<|image_1|>", "without pictures there are no places"
 
 
 def test_blanks_and_reasoning_that_a_template_leaves_out_are_not_missed() -> None:

@@ -51,6 +51,15 @@ HYBRID = {**MAMBA, **LOCAL, "layer_types": ["mamba", "attention", "mamba"]}
 MOE4 = {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "enable_moe_block": True}
 MOE4 |= {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}
 NEXT = {"head_dim": 16, "num_experts": 4, **EXPERTS, **LINEAR, "shared_expert_intermediate_size": 16}
+XGLM = {"d_model": WIDTH, "ffn_dim": INNER, "num_layers": 3, "attention_heads": 4, "max_position_embeddings": 512}
+DBRX = {"d_model": WIDTH, "n_heads": 4, "n_layers": 3, "max_seq_len": 512}
+DBRX |= {"attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 500000.0}}
+DBRX |= {"ffn_config": {"ffn_hidden_size": INNER, "moe_num_experts": 4, "moe_top_k": 2}}
+LONGCAT = {**LATENT, "v_head_dim": 8, "head_dim": 8, "num_layers": 3, "num_hidden_layers": 6}
+LONGCAT |= {"ffn_hidden_size": INNER, "expert_ffn_hidden_size": 16, "n_routed_experts": 4}
+LONGCAT |= {"zero_expert_num": 1, "moe_topk": 2, "num_key_value_heads": 4}
+ERNIE = {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16, "moe_layer_start_index": 1}
+HUNYUAN = {"num_experts": 4, "moe_topk": 2}
 T5 = {"d_model": WIDTH, "d_ff": INNER, "num_layers": 2, "num_heads": 4, "d_kv": 8}
 PLAIN = "plain"  # a template of our own, in the form of ChatML
 NONE = ""  # published without one
@@ -127,6 +136,19 @@ FAMILIES: dict[
     "seed-oss": ("SeedOssConfig", PLAIN, {"head_dim": 8}),
     "lfm2": ("Lfm2Config", PLAIN, LFM2),
     "modernbert": ("ModernBertDecoderConfig", NONE, {"local_attention": 6, "layer_types": SLIDING["layer_types"]}),
+    "codegen": ("CodeGenConfig", NONE, {**GPT2, "rotary_dim": 4}),
+    "xglm": ("XGLMConfig", NONE, XGLM),
+    "biogpt": ("BioGptConfig", NONE, {}),
+    "persimmon": ("PersimmonConfig", PLAIN, {}),
+    "dbrx": ("DbrxConfig", PLAIN, DBRX),
+    "ernie4.5": ("Ernie4_5Config", PLAIN, {"head_dim": 8}),
+    "ernie4.5-moe": ("Ernie4_5_MoeConfig", PLAIN, {"head_dim": 8, **ERNIE}),
+    "hunyuan": ("HunYuanDenseV1Config", PLAIN, {"head_dim": 8}),
+    "hunyuan-moe": ("HunYuanMoEV1Config", PLAIN, {"head_dim": 8, **HUNYUAN}),
+    "helium": ("HeliumConfig", PLAIN, {"head_dim": 8}),
+    "arcee": ("ArceeConfig", PLAIN, {}),
+    "diffllama": ("DiffLlamaConfig", NONE, {}),
+    "longcat-flash": ("LongcatFlashConfig", PLAIN, LONGCAT),
     "mamba": ("MambaConfig", NONE, {"state_size": 8}),
     "mamba2": ("Mamba2Config", NONE, {"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 2}),
     "jamba": ("JambaConfig", PLAIN, {**JAMBA, "num_experts": 2, "num_experts_per_tok": 1, "mamba_d_state": 8}),

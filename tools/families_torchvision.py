@@ -262,3 +262,42 @@ def lfm2_vl() -> Made:
     )
     how = {"chat_template": published(PLAIN, "<image>")}
     return tf.Lfm2VlForConditionalGeneration(config), tf.Lfm2VlProcessor(image_processor=seen, tokenizer=made, **how)
+
+
+def phi4() -> Made:
+    made = tokenizer("phi4_multimodal", begins=False, named={"image_token": "<|image|>", "audio_token": "<|audio|>"})
+    side = {"image_size": 64, "crop_size": 64, "patch_size": 2}  # 32 x 32 patches, as the processor takes for granted
+    hears = {"num_blocks": 1, "num_attention_heads": 4, "input_size": 16, "nemo_conv_channels": WIDTH, "chunk_size": 4}
+    hears |= {"ext_pw_out_channel": WIDTH, "depthwise_separable_out_channel": WIDTH}
+    config = tf.Phi4MultimodalConfig(
+        **text(made),
+        vision_config=eyes(**side, **ids(made, image_token_id="<|image|>")),
+        audio_config={"hidden_size": WIDTH, "intermediate_size": 32, **hears, **ids(made, audio_token_id="<|audio|>")},
+    )
+    reader = tf.Phi4MultimodalProcessor(
+        image_processor=tf.Phi4MultimodalImageProcessor(size={"height": 64, "width": 64}, patch_size=2, dynamic_hd=2),
+        audio_processor=tf.Phi4MultimodalFeatureExtractor(),
+        tokenizer=made,
+        chat_template=published("phi4_multimodal"),
+    )
+    return tf.Phi4MultimodalForCausalLM(config), reader
+
+
+def molmo2() -> Made:
+    marks = ("<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>", "<im_end>", "<frame_end>")
+    made = tokenizer(PLAIN, begins=True, marks=(*marks, "<im_low>", "<|image|>", "<|video|>"))
+    heads = {"num_key_value_heads": 4, "head_dim": 8}
+    pooled = {"hidden_size": WIDTH, "intermediate_size": 32, "text_hidden_size": WIDTH, "num_attention_heads": 4}
+    config = tf.Molmo2Config(
+        text_config=text(made, head_dim=8, additional_vocab_size=16),
+        vision_config=eyes(image_size=[48, 48], **heads),
+        adapter_config={**pooled, **heads, "vision_feature_layer": [4, 2]},
+        **ids(made, image_patch_id="<im_patch>"),
+    )
+    reader = tf.Molmo2Processor(
+        image_processor=tf.Molmo2ImageProcessor(size={"height": 48, "width": 48}, patch_size=4, max_crops=2),
+        video_processor=tf.Molmo2VideoProcessor(),
+        tokenizer=made,
+        chat_template=published(PLAIN, "<|image|>"),
+    )
+    return tf.Molmo2ForConditionalGeneration(config), reader

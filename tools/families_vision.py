@@ -34,6 +34,8 @@ FAMILIES: dict[str, tuple[Any, str]] = {  # name -> what makes it, chat template
     "pixtral": (families_torchvision.pixtral, PLAIN),
     "glm4v": (families_torchvision.glm4v, PLAIN),
     "lfm2-vl": (families_torchvision.lfm2_vl, PLAIN),
+    "molmo2": (families_torchvision.molmo2, PLAIN),
+    "phi4-multimodal": (families_torchvision.phi4, "phi4_multimodal"),
 }
 
 

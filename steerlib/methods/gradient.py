@@ -25,9 +25,10 @@ from tqdm.auto import tqdm
 from steerlib.errors import SteerlibError
 from steerlib.models import sites
 from steerlib.models.model import Model
-from steerlib.models.prompts import Prompt, as_list, count_pictures, with_picture
+from steerlib.models.prompts import Prompt, as_list, count_pictures, pictures_of, with_picture
 from steerlib.models.scoring import Query, log_probs
 from steerlib.models.sites import Layers, Site, image_token
+from steerlib.steering.canvas import Canvas, canvas
 from steerlib.steering.capture import capture
 from steerlib.steering.operations import Ablate, Add, Operation, Steering, provenance
 from steerlib.steering.perturb import StepSite, Touch, frozen, perturbed, wide
@@ -57,8 +58,9 @@ def gradient(
         pictures: one per prompt, or one for all; None if the prompts are text or hold their pictures.
         prompts: one per picture, or one for all.
         words: whole words of any number of tokens, each as it would follow the prompt (with its space, if there is one).
-        site: where the step is taken. "pixels": on the picture as the model gets it. "visual": on what the projector hands to
-            the text decoder. "embeddings": on everything that is handed to it, text too. "residual": on the stream at each
+        site: where the step is taken. "pixels": on the picture as the model gets it, resized and perhaps in tiles or patches;
+            padding stays, and a value that the model gets twice moves once. "visual": on what the projector hands to the text
+            decoder. "embeddings": on everything that is handed to it, text too. "residual": on the stream at each
             wanted layer by itself, so that the vector is the step.
         norm: "sign" moves every value by epsilon, "l2" along the gradient, by epsilon in root mean square.
         epsilon: the size of the step. For pixels in units of 0 (black) to 1 (white), between which the step stays; elsewhere a
@@ -91,12 +93,17 @@ def gradient(
     changes = {at: torch.zeros((), dtype=torch.float64) for at in where}
     befores, lengths = dict(changes), dict(changes)
     noise = 0 if site == "residual" else torch.finfo(model.hf.dtype).eps  # what rounding alone changes
+    painted: dict[tuple[tuple[int, int], ...], Canvas] = {}  # by the sizes of a prompt's pictures
     with (
         frozen(model.hf),
         tqdm(total=len(inputs), desc="taking gradient steps", leave=False, disable=not progress) as bar,
     ):
         for prompt in inputs:
-            before, change = _change(model, prompt, words, site, norm, epsilon, where, read)
+            sizes = tuple(picture.size for picture in pictures_of(prompt)) if site == "pixels" else ()
+            if site == "pixels" and sizes not in painted:
+                with torch.inference_mode(False):
+                    painted[sizes] = canvas(model, prompt)
+            before, change = _change(model, prompt, words, site, norm, epsilon, where, read, painted.get(sizes))
             for at in where:
                 if not change[at].norm() > noise * before[at].norm():
                     raise SteerlibError(f"the step at the {site} is too small to change {at}: take a larger epsilon.")
@@ -166,18 +173,19 @@ def _change(
     epsilon: float,
     where: list[Site],
     read: Literal["last", "mean"],
+    painted: Canvas | None,
 ) -> tuple[dict[Site, Tensor], dict[Site, Tensor]]:
     """At every wanted site, (width,) in float64: the activation before the step, and what the step adds to it."""
     query = model.split(prompt, words)
     columns = _columns(model, query, site)
 
     def activations(touch: Touch) -> dict[Site, Tensor]:
-        with perturbed(model, site, columns, where, touch):
+        with perturbed(model, site, columns, where, touch, painted):
             _, got = next(capture(model, [prompt], where, read=read))
         return {at: got[at][0].double() for at in where}
 
     before = activations(lambda key, h: h)  # rounded as after the step
-    _, slopes = _slopes(model, query, site, columns, where)
+    _, slopes = _slopes(model, query, site, columns, where, painted)
     steps = {key: _step(value, slope, norm, epsilon, site) for key, (value, slope) in slopes.items()}
     if site == "residual":  # the step is the change
         moves = {at: steps[str(at)][0].double().cpu() for at in where}  # (tokens, width)
@@ -185,7 +193,9 @@ def _change(
 
     def moved(key: str, h: Tensor) -> Tensor:
         there = wide(h) + steps[key]
-        return there.clamp(0, 1) if site == "pixels" else there
+        if site != "pixels":
+            return there
+        return there.clamp(h.clamp(max=0), h.clamp(min=1))  # a resizing may have gone beyond black and white already
 
     after = activations(moved)
     return before, {at: after[at] - before[at] for at in where}
@@ -194,14 +204,14 @@ def _change(
 def _columns(model: Model, query: Query, site: StepSite) -> Tensor:
     """(columns,) which tokens of the prompt are stepped on: those of its pictures for "visual", else all."""
     ids, token = torch.tensor(query.prompt, device=model.device), image_token(model.hf)
-    if (site == "pixels" and "pixel_values" not in query.seen) or (site == "visual" and not query.seen):
+    if site == "visual" and not query.seen:
         raise SteerlibError(f"a step at the {site} needs a picture: a prompt has none, give it in `pictures`.")
     stepped = ids.eq(token) if site == "visual" and token is not None else torch.ones_like(ids)
     return stepped.nonzero()[:, 0]
 
 
 def _slopes(
-    model: Model, query: Query, site: StepSite, columns: Tensor, where: list[Site]
+    model: Model, query: Query, site: StepSite, columns: Tensor, where: list[Site], painted: Canvas | None
 ) -> tuple[float, dict[str, tuple[Tensor, Tensor]]]:
     """f, and {what is stepped on: (its value, the gradient of f there)}.
 
@@ -215,7 +225,7 @@ def _slopes(
 
     for row in query.rows():
         stem, lasts = row.ids[row.prompt :], sorted({tail[-1] for tail in row.tails.values()})
-        with torch.inference_mode(False), perturbed(model, site, columns, where, keep):
+        with torch.inference_mode(False), perturbed(model, site, columns, where, keep, painted):
             ((_, lines),) = log_probs(model, [row], batch_size=1)  # (stem + 1, vocabulary)
             f = lines[torch.arange(len(stem)), stem].sum() + lines[-1, lasts].logsumexp(0)
             if not held:

@@ -95,11 +95,12 @@ class Model:
         if isinstance(prompt, str):
             return prompt
         check_chat(prompt)
+        mark = "" if self.processor is None else self.processor.image_token
         if is_plain(prompt):
-            return plain_text(prompt, "" if self.processor is None else self.processor.image_token)
+            return plain_text(prompt, mark)
         own = bool(getattr(self.processor, "chat_template", None))
         reader = self.processor if own else self.tokenizer
-        return rendered(self.name, reader, prompt, self.template, parts=own)
+        return rendered(self.name, reader, prompt, self.template, parts=own, mark=mark)
 
     def tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         """The token ids of a prompt followed by a continuation, with special tokens as the model expects them.

@@ -8,6 +8,7 @@ models that were never trained to chat.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -155,10 +156,30 @@ def plain_text(prompt: Sequence[Message], mark: str) -> str:
     (message,) = prompt
     content = message["content"]
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    text = "".join(part["text"] for part in parts if part["type"] == "text")
+    text = unnumbered("".join(part["text"] for part in parts if part["type"] == "text"), mark)
     if mark and mark in text:
         return text
     return "".join(part["text"] if part["type"] == "text" else mark for part in parts)
+
+
+def unnumbered(text: str, mark: str) -> str:
+    """The text with the mark of a picture where it says <|image_1|>, <|image_2|>, as Phi's models count their pictures.
+
+    >>> unnumbered("<|user|><|image_1|>Who is it?", "<|image|>")
+    '<|user|><|image|>Who is it?'
+    """
+    return re.sub(r"<\|image_\d+\|>", lambda _: mark, text) if mark and mark not in text else text
+
+
+def with_marks(prompt: Sequence[Message], mark: str) -> list[Message]:
+    """A chat with every content one text, in which a mark stands for each picture."""
+    flat: list[Message] = []
+    for message in prompt:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = "".join(part["text"] if part["type"] == "text" else mark for part in content)
+        flat.append({**message, "content": content})
+    return flat
 
 
 def pictures_of(prompt: Prompt) -> list[Image.Image]:
@@ -232,6 +253,20 @@ def with_picture(picture: Image.Image, prompt: Prompt) -> Prompt:
     said = [{"type": "text", "text": first["content"]}] if isinstance(first["content"], str) else first["content"]
     put = {**first, "content": [{"type": "image", "image": picture}, *said]}
     return [*prompt[: users[0]], put, *prompt[users[0] + 1 :]]
+
+
+def repainted(prompt: Prompt, pictures: Sequence[Image.Image]) -> Prompt:
+    """The prompt with other pictures in the places of its own, in order."""
+    if isinstance(prompt, str):
+        return prompt
+    left = iter(pictures)
+    messages: list[Message] = []
+    for message in prompt:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [{**part, "image": next(left)} if part["type"] == "image" else part for part in content]
+        messages.append({**message, "content": content})
+    return messages
 
 
 def count_pictures(prompt: Prompt) -> int:

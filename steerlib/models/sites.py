@@ -132,12 +132,18 @@ def blocks(hf: Any) -> nn.ModuleList:
 
 
 def _block_list(part: Any) -> nn.ModuleList | None:
-    """The child that is a list of as many modules as the configuration of a model says it is deep."""
+    """The child that is a list of as many modules as the configuration of a model says it is deep.
+
+    Where a block has several attentions, `num_hidden_layers` counts those, and `num_layers` the blocks.
+    """
     if not hasattr(part, "config"):
         return None
-    depth = getattr(part.config.get_text_config(), "num_hidden_layers", None)
-    lists = [child for child in part.children() if isinstance(child, nn.ModuleList) and len(child) == depth]
-    return lists[0] if lists else None
+    config = part.config.get_text_config()
+    for depth in (getattr(config, name, None) for name in ("num_hidden_layers", "num_layers")):
+        lists = [child for child in part.children() if isinstance(child, nn.ModuleList) and len(child) == depth]
+        if lists:
+            return lists[0]
+    return None
 
 
 def width(hf: Any) -> int:
@@ -257,24 +263,33 @@ def find(hf: Any, site: Site) -> Place:
 
 
 def _norms(hf: Any, parent: nn.Module) -> dict[str, nn.Module]:
-    """Norms directly under a module: those that hold a vector of the hidden width, perhaps a bias, and nothing else.
+    """Norms directly under a module, or in a list there: they hold a vector of the hidden width, perhaps a bias, and nothing else.
 
     A norm without weights says its width in `normalized_shape`.
     """
     found = {}
-    for name, child in parent.named_children():
+    for name, child in _parts(parent):
         shapes = [tuple(p.shape) for p in child.parameters()] or [tuple(getattr(child, "normalized_shape", ()))]
         if not list(child.children()) and all(shape == (width(hf),) for shape in shapes):
             found[name] = child
     return found
 
 
+def _parts(parent: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children of a module by name, and instead of a list of modules those in it, as "norms.0"."""
+    for name, child in parent.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield from ((f"{name}.{number}", one) for number, one in enumerate(child))
+        else:
+            yield name, child
+
+
 def _final_norms(hf: Any) -> list[nn.Module]:
     """The norm after the last block: the one beside the blocks, or the one registered after them if embeddings have one too."""
     inside = decoder(hf)
     beside = list(_norms(hf, inside).values())
-    order = list(inside.children())
-    after = [norm for norm in beside if order.index(norm) > order.index(blocks(hf))]
+    order = [child for _, child in _parts(inside)]
+    after = [norm for norm in beside if order.index(norm) > order.index(blocks(hf)[-1])]
     return after if len(beside) > 1 and after else beside
 
 

@@ -1,9 +1,10 @@
 """From a chat to the text that a model reads: its own chat template, held to what it was given.
 
 Templates differ in what they take. Some read the content of a message as a list of parts and print nothing for a plain text
-(LLaVA, SmolVLM), others want a text wherever there is no picture and print a list as Python would show it (Llama 3.2 Vision). So a
-chat is offered in one form after the other, until a rendering has every text of every message in it. If none does, the chat is
-refused: a question or an instruction that silently goes missing would look like a model that does not mind it.
+(LLaVA, SmolVLM), others want a text wherever there is no picture and print a list as Python would show it (Llama 3.2 Vision), and
+some take nothing but texts, in which the places for pictures are written by hand (Phi-4-multimodal). So a chat is offered in one form
+after the other, until a rendering has every text of every message in it. If none does, the chat is refused: a question or an
+instruction that silently goes missing would look like a model that does not mind it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from steerlib.errors import SteerlibError
-from steerlib.models.prompts import Message, as_text
+from steerlib.models.prompts import Message, as_text, count_pictures, unnumbered, with_marks
 
 ROLES = ("user", "assistant", "system")
 
 
-def rendered(name: str, reader: Any, prompt: Sequence[Message], switches: Mapping[str, Any], *, parts: bool) -> str:
+def rendered(
+    name: str, reader: Any, prompt: Sequence[Message], switches: Mapping[str, Any], *, parts: bool, mark: str = ""
+) -> str:
     """The text that a chat becomes.
 
     Args:
@@ -33,6 +36,7 @@ def rendered(name: str, reader: Any, prompt: Sequence[Message], switches: Mappin
         switches: what the template is told besides, such as {"enable_thinking": False}; {"date_string": "26 Jul 2024"} is today's
             date for every template that asks for one.
         parts: whether the template is that of a processor, which is offered lists of parts first.
+        mark: what stands for a picture in a text; "" for a model that reads no pictures.
 
     Returns:
         The text, with a placeholder for every picture.
@@ -50,7 +54,10 @@ def rendered(name: str, reader: Any, prompt: Sequence[Message], switches: Mappin
     how["continue_final_message" if prompt[-1]["role"] == "assistant" else "add_generation_prompt"] = True
     refused: Exception | None = None
     dropped: str | None = None
-    for messages in _forms(prompt, parts):
+    pictured = bool(mark) and count_pictures(prompt) > 0
+    for flat, messages in _forms(prompt, parts, mark if pictured else ""):
+        if flat and isinstance(refused, TemplateError):
+            break  # the template has read the pictures, and takes no such chat
         try:
             text = str(reader.apply_chat_template(deepcopy(messages), tokenize=False, **how))
         except (TemplateError, ValueError, TypeError) as error:
@@ -62,7 +69,7 @@ def rendered(name: str, reader: Any, prompt: Sequence[Message], switches: Mappin
                 other = reader.apply_chat_template(messages, tokenize=False, **how, chat_template=_dated(own, "?"))
                 if other != text:
                     _warn_of_date(name)
-            return text
+            return unnumbered(text, mark) if pictured else text
         dropped = dropped or lost
     if dropped is not None and not isinstance(refused, TemplateError):  # a template's own words say more
         raise SteerlibError(
@@ -73,10 +80,13 @@ def rendered(name: str, reader: Any, prompt: Sequence[Message], switches: Mappin
     raise SteerlibError(f"the chat template of '{name}' does not take this chat: {reason}.") from refused
 
 
-def _forms(prompt: Sequence[Message], parts: bool) -> Iterator[list[dict[str, Any]]]:
-    """The chat with the messages of some roles as lists of parts, and the others as texts where they have no picture."""
+def _forms(prompt: Sequence[Message], parts: bool, mark: str) -> Iterator[tuple[bool, Sequence[Message]]]:
+    """The chat in every form, and whether the form has a mark in place of each picture.
+
+    In the others, the messages of some roles are lists of parts, and the rest are texts where they have no picture.
+    """
     forms = (ROLES, ("user",), ())
-    for roles in forms if parts else reversed(forms):
+    for roles in forms if parts else () if mark else reversed(forms):
         messages: list[dict[str, Any]] = []
         for message, flat in zip(prompt, as_text(prompt), strict=True):
             content: Any = [] if isinstance(message["content"], str) else message["content"]
@@ -88,7 +98,9 @@ def _forms(prompt: Sequence[Message], parts: bool) -> Iterator[list[dict[str, An
             else:
                 content = flat["content"]
             messages.append({**message, "content": content})
-        yield messages
+        yield False, messages
+    if mark:
+        yield True, with_marks(prompt, mark)
 
 
 def _lost(prompt: Sequence[Message], text: str) -> str | None:

@@ -18,21 +18,25 @@ from steerlib.errors import SteerlibError
 from steerlib.models import sites
 from steerlib.models.model import Model
 from steerlib.models.sites import Site, given, hook, image_token
+from steerlib.steering.canvas import Canvas, pixels_key
 
 StepSite = Literal["pixels", "visual", "embeddings", "residual"]
 Touch = Callable[[str, Tensor], Tensor]
 
 
 @contextmanager
-def perturbed(model: Model, site: StepSite, columns: Tensor, where: list[Site], touch: Touch) -> Iterator[None]:
+def perturbed(
+    model: Model, site: StepSite, columns: Tensor, where: list[Site], touch: Touch, canvas: Canvas | None = None
+) -> Iterator[None]:
     """Within the `with`, what `touch(name, value)` returns replaces the value at the site, in every forward pass.
 
     Args:
         model: runs one prompt at a time.
-        site: what is replaced. The value is the pictures in units of 0 to 1 for "pixels", else (1, columns, width).
+        site: what is replaced. The value is (values,) what the pictures show, from 0 to 1, for "pixels", else (1, columns, width).
         columns: (columns,) which tokens of the prompt are touched.
         where: the residual sites that are touched, each under its name, if site is "residual".
         touch: keeps the shape; it may take a gradient from the value, or move it.
+        canvas: that of the prompt, if site is "pixels".
     """
     held = [1, 0]  # batch and tokens of the running pass
     looking = [False]  # whether the decoder is about to look its tokens up by itself, as that of a text model does
@@ -73,10 +77,10 @@ def perturbed(model: Model, site: StepSite, columns: Tensor, where: list[Site], 
         return embedded(output)
 
     def looked(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = kwargs["pixel_values"]
-        mean, deviation = normalisation(model, given)
-        shown = wide(given) * deviation + mean
-        return args, {**kwargs, "pixel_values": ((touch(site, shown) - mean) / deviation).to(given.dtype)}
+        key = pixels_key(kwargs)
+        assert canvas is not None and key is not None
+        numbers = wide(kwargs[key])
+        return args, {**kwargs, key: canvas.numbers(touch(site, canvas.values(numbers)), numbers).to(kwargs[key].dtype)}
 
     with ExitStack() as stack:
         if site == "residual":
@@ -88,21 +92,6 @@ def perturbed(model: Model, site: StepSite, columns: Tensor, where: list[Site], 
             stack.callback(inside.register_forward_pre_hook(entered, with_kwargs=True).remove)
             stack.callback(table.register_forward_hook(looked_up).remove)
         yield
-
-
-def normalisation(model: Model, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation, each (3, 1, 1), with which the processor made `pixels` of a picture in 0 to 1."""
-    how = model.processor.image_processor
-    white = 255 * how.rescale_factor if how.do_rescale else 255.0  # before the normalisation
-    moments = (how.image_mean, how.image_std) if how.do_normalize else ([0.0] * 3, [1.0] * 3)
-    mean, deviation = (torch.tensor(x).to(wide(pixels)).reshape(-1, 1, 1) / white for x in moments)
-    there = wide(pixels) * deviation + mean if pixels.dim() > 3 and pixels.shape[-3] == len(mean) else None
-    if there is None or there.min() < -0.02 or there.max() > 1.02:
-        raise SteerlibError(
-            f"the processor of '{model.name}' does not give pictures that can be turned back into pixels from 0 to 1 "
-            f"(it gives {tuple(pixels.shape)}): take the step at the visual tokens, site='visual'."
-        )
-    return mean, deviation
 
 
 @contextmanager
