@@ -63,13 +63,12 @@ def opened(
         "seed": seed,
         "on": datetime.date.today(),
     }
-    _refuse(entry, read_log(path), because)
-    if because:
-        entry["because"] = because
+    _changed(entry, read_log(path), because)
     yield entry
     with FileLock(f"{path}.lock"):
         lines = read_log(path)
-        _refuse(entry, lines, because)
+        if _changed(entry, lines, because):
+            entry["because"] = because
         whole = yaml.safe_dump([*lines, entry], sort_keys=False, allow_unicode=True, width=140)
         path.write_text(whole, encoding="utf-8", newline="\n")
 
@@ -80,11 +79,14 @@ def read_log(path: Path | None = None) -> list[dict[str, Any]]:
     return list(yaml.safe_load(path.read_text(encoding="utf-8")) or []) if path.exists() else []
 
 
-def _refuse(entry: Mapping[str, Any], lines: list[dict[str, Any]], because: str | None) -> None:
+def _changed(entry: Mapping[str, Any], lines: list[dict[str, Any]], because: str | None) -> bool:
+    """Whether the method was last scored under another recipe; refused without a reason."""
     same = ("set", "items", "method", "model")
     before = [line for line in lines if all(line[key] == entry[key] for key in same)]
-    if before and before[-1]["recipe"] != entry["recipe"] and not (because or "").strip():
+    changed = bool(before) and before[-1]["recipe"] != entry["recipe"]
+    if changed and not (because or "").strip():
         raise SteerlibError(
             f"'{entry['method']}' was scored on '{entry['set']}' on {before[-1]['on']} under another recipe: a sealed set is not for "
             "choosing, so give the reason with because=, and it goes into the log."
         )
+    return changed
