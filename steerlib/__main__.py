@@ -1,8 +1,8 @@
-"""The command line: `steerlib reproduce | check | book | assets`, a thin face of the library.
+"""The command line: `steerlib reproduce | check | book | assets | doctor`, a thin face of the library.
 
 Exit status:
-    0    every claim that was judged holds (or nothing was judged because other parameters were asked for)
-    1    a claim misses or drifted, or a chapter failed
+    0    every claim that was judged holds (or nothing was judged because other parameters were asked for); nothing is wrong with a model
+    1    a claim misses or drifted, or a chapter failed; something is wrong with a model
     2    the input was wrong
     3    nothing was judged, or something changed since a chapter ran
     130  stopped by Ctrl-C or SIGTERM
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.command is None:
         parser.print_help()
         return 0
-    commands = {"reproduce": _reproduce, "check": _check, "book": _book, "assets": _assets}
+    commands = {"reproduce": _reproduce, "check": _check, "book": _book, "assets": _assets, "doctor": _doctor}
     try:
         return commands[chosen.command](chosen)
     except SteerlibError as error:
@@ -123,11 +123,20 @@ def _assets(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(chosen: argparse.Namespace) -> int:
+    from steerlib.doctor import doctor
+    from steerlib.models.load import load
+
+    found = doctor(load(chosen.name, check=False))  # what the check would refuse is a line of the table
+    print(found)
+    return 0 if found.healthy else 1
+
+
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="steerlib",
-        description="Run and check the book Steering Away from Bias.",
+        description="Run and check the book Steering Away from Bias, and try the library out on a model.",
         epilog="Begin with: steerlib reproduce\nMore on a command: steerlib reproduce --help",
         formatter_class=raw,
     )
@@ -221,6 +230,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     stored.add_argument("names", nargs="*", metavar="NAME", help="what to fetch (default: all that the book needs)")
     stored.add_argument("--list", action="store_true", help="only list what there is")
+
+    tried = commands.add_parser(
+        "doctor",
+        help="try the library out on a model: a verdict per line, and what to do",
+        description="Try out on a model what the library takes for granted: padding, caches, pictures, hooks, gradients.\n"
+        "The exit status is 0 if nothing is wrong (what is refused or absent is not wrong), 1 if something is,\n"
+        "and 2 if the model cannot be loaded.",
+        epilog="examples:\n"
+        "  steerlib doctor smollm2\n"
+        "  steerlib doctor Qwen/Qwen2.5-0.5B-Instruct\n"
+        "  steerlib doctor path/to/a/folder",
+        formatter_class=raw,
+    )
+    tried.add_argument("name", metavar="NAME", help="as steerlib.load takes it: a hub id, a folder, smollm2")
     return parser
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import families
@@ -11,8 +12,10 @@ import pytest
 import sighted
 import tiny
 import torch
+from transformers import LlamaForCausalLM
 
 import steerlib as sl
+from steerlib.__main__ import main
 from steerlib.models.sites import blocks
 
 
@@ -129,3 +132,28 @@ def test_a_crash_inside_one_check_does_not_end_the_others() -> None:
     found = sl.doctor(lm).table()
     assert found.loc["activations", "verdict"] == "wrong" and "out of order" in found.loc["activations", "found"]
     assert found.loc["padding", "verdict"] == "works"
+
+
+def test_the_command_prints_the_table_and_its_status_says_whether_something_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lm = tiny.fresh("llama")
+    lm.hf.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    assert main(["doctor", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown == f"{sl.doctor(sl.load(tmp_path, device='cpu'))}\n" and "nothing is wrong" in shown
+
+    whole = LlamaForCausalLM.forward
+    monkeypatch.setattr(  # a network that reads padding
+        LlamaForCausalLM, "forward", lambda self, *args, attention_mask=None, **kwargs: whole(self, *args, **kwargs)
+    )
+    assert main(["doctor", str(tmp_path)]) == 1
+    assert "\n  wrong: " in capsys.readouterr().out
+
+
+def test_the_command_says_in_one_sentence_that_a_model_cannot_be_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "smolm2"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("steerlib: there is no model 'smolm2' (did you mean 'smollm2'?)")
+    assert said.err.count("\n") == 1 and said.err.endswith(".\n")

@@ -876,7 +876,7 @@ def test_the_checkout_is_found_from_below_and_its_absence_explained(
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--help"], ["reproduce", "-h"], ["check", "-h"], ["book", "-h"], ["assets", "-h"]]
+    "words", [[], ["--help"], ["reproduce", "-h"], ["check", "-h"], ["book", "-h"], ["assets", "-h"], ["doctor", "-h"]]
 )
 def test_help_is_there_with_an_example(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     try:
