@@ -8,6 +8,7 @@ from steerlib.deploy.audit import Audit, audit
 from steerlib.deploy.merge import merge
 from steerlib.doctor import Diagnosis, doctor
 from steerlib.errors import SteerlibError
+from steerlib.evaluate.benchmarks import Benchmark, benchmark
 from steerlib.evaluate.capability import Capability, capability
 from steerlib.evaluate.decisions import DecisionBias, decision_bias
 from steerlib.evaluate.harness import harness
@@ -55,6 +56,7 @@ __all__ = [
     "Add",
     "Affine",
     "Audit",
+    "Benchmark",
     "Capability",
     "DecisionBias",
     "Diagnosis",
@@ -73,6 +75,7 @@ __all__ = [
     "adapted",
     "attribute_words",
     "audit",
+    "benchmark",
     "capability",
     "capture",
     "chat",
