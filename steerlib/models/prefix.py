@@ -3,7 +3,7 @@
     keys and values of the common prefix (1, heads, prefix, width), seen by every row, then the rests padded on the right
 
 No column is empty between the prefix and a rest, so positions, masks and biases of distance are those of a row that is read
-alone, and gradients of all rows meet in the one prefix. Only a network whose cache holds nothing but the keys and values of
+alone. Only a network whose cache holds nothing but the keys and values of
 every token is read so, and only once its first such batch has had the logits that it has when read apart.
 """
 
@@ -111,8 +111,7 @@ def read_once(
     gone = size + width - logits.shape[1]  # columns without logits
     found = [line[prompt - 1 - gone : len(row) - gone] for line, row, prompt in zip(logits, rows, prompts, strict=True)]
     if hf not in _able:
-        with torch.no_grad():
-            _able[hf] = _same(found, apart(), max(limit(hf.dtype), limit(logits.dtype)))
+        _able[hf] = _same(found, apart(), max(limit(hf.dtype), limit(logits.dtype)))
     return found if _able[hf] else None
 
 
