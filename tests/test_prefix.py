@@ -163,10 +163,10 @@ def test_pictures_and_whole_texts_are_read_as_ever() -> None:
 # The same numbers
 
 
-@pytest.mark.parametrize("family", [*tiny.FAMILIES, *SOUND])
 @pytest.mark.parametrize("size", [2, 3, 16])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_batch_gives_what_its_prompts_give_alone(family: str, size: int) -> None:
-    lm = tiny.model(family) if family in tiny.FAMILIES else families.model(family)
+    lm = tiny.model(family)
     prompts, ends = PROMPTS * 2, [" he said so", " it"] * len(PROMPTS)
     together, mass = lm.choose(prompts, OPTIONS, return_mass=True, batch_size=size)
     each, single = lm.choose(prompts, OPTIONS, return_mass=True, batch_size=1)
@@ -176,6 +176,12 @@ def test_a_batch_gives_what_its_prompts_give_alone(family: str, size: int) -> No
         lm.loglik(prompts, ends, batch_size=size), lm.loglik(prompts, ends, batch_size=1), strict=True
     ):
         close(one, other)
+
+
+@pytest.mark.parametrize("family", SOUND)
+def test_networks_with_other_caches_give_a_batch_what_they_give_a_prompt(family: str) -> None:
+    lm = families.model(family)
+    close(lm.choose(PROMPTS, LETTERS), lm.choose(PROMPTS, LETTERS, batch_size=1))
 
 
 @pytest.mark.parametrize("family", sighted.FAMILIES)
