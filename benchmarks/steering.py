@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 import steerlib as sl
+from steerlib.models.prefix import PASS
 
 
 def main() -> None:
@@ -44,14 +46,23 @@ def main() -> None:
     def captured(where: list[sl.Site]) -> Callable[[], None]:
         return lambda: [None for _ in sl.capture(lm, prompts, where)] and None
 
+    def chosen() -> None:
+        lm.choose(prompts, [" he", " she"])
+
+    def apart() -> None:
+        with patch.dict(PASS, {"cpu": 10**9}):  # one more pass would never pay
+            chosen()
+
     candidates = {
         "plain forward, again": plain,
         f"steered at all {len(made.operations)} blocks": steered,
         "last tokens captured at every block": captured(list(made.operations)),
         "last tokens captured at the middle block": captured(middle),
-        "a choice between two options": lambda: lm.choose(prompts, [" he", " she"]) is None and None,
+        "a choice between two options": chosen,
+        "the same, no prefix read once": apart,
     }
     plain()  # warm-up
+    chosen()  # the first batch with a common prefix is read both ways
     ratios: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(given.rounds):
         for name, candidate in candidates.items():

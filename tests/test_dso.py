@@ -343,7 +343,7 @@ def test_it_says_where_it_comes_from() -> None:
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(estimator: Any, tmp_path: Path) -> None:
     lm, file, how = tiny.fresh("llama"), tmp_path / "run.safetensors", quick(estimator=estimator)
     whole = dso(lm, letters(), how, checkpoint=tmp_path / "other.safetensors", progress=False)
-    handle = fire(lm, 15, KeyboardInterrupt())
+    handle = fire(lm, 20, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         dso(lm, letters(), how, checkpoint=file, progress=False)
     handle.remove()

@@ -3,8 +3,8 @@
     batched_alike   a short prompt beside a long one gets the logits that it gets alone: padding is ignored
     cached_alike    tokens written with a cache, beside a longer prompt, get the logits of one pass over the whole text alone
 
-Two sets of logits are compared by their distance over the spread of the second, which rounding leaves far below `LIMITS`.
-A network fails if every one of the short prompts does, because rounding may send one of them to other experts.
+Two sets of logits are compared by their distance over the spread of the second, which rounding leaves far below its
+`limit`. A network fails if every one of the short prompts does, because rounding may send one of them to other experts.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 from steerlib.errors import SteerlibError
 from steerlib.models.layout import alone
 from steerlib.models.model import Model
+from steerlib.models.prefix import distance, limit
 from steerlib.models.sampling import own_distribution
 from steerlib.models.sites import keeps_cache
 
 SHORT = ("The nurse said that", "Once upon a time", "My")
 LONG = "The mechanic was tired because of the long day, and so the other people at the table asked what had happened, and where"
 WRITTEN = 3
-LIMITS = {torch.float16: 0.05, torch.bfloat16: 0.1}  # else 0.01
 
 
 def usable(model: Model) -> None:
@@ -123,6 +123,4 @@ def last_logits(model: Model, rows: Sequence[Sequence[int]]) -> Tensor:
 
 def _differ(model: Model, one: Tensor, other: Tensor) -> bool:
     """Whether every row of the one, (rows, vocabulary), is further from that of the other than rounding explains."""
-    spread = other - other.mean(-1, keepdim=True)
-    distance = (one.float() - other).norm(dim=-1) / spread.norm(dim=-1)
-    return bool((distance > LIMITS.get(model.hf.dtype, 0.01)).all())
+    return bool((distance(one.float(), other) > limit(model.hf.dtype)).all())

@@ -1,8 +1,9 @@
 """The one place where a model is scored: rows of token ids in, log-probabilities of what follows them out.
 
 Continuations that differ only in their last token are read from one row, rows of similar length run together, and the
-language-model head works only on the positions that are wanted. Gradients flow wherever they are enabled. `Model.choose`,
-`Model.loglik`, the policy of a training and the gradient vectors are thin callers.
+language-model head works only on the positions that are wanted. Gradients flow wherever they are enabled; where they are not,
+what the rows of a batch begin with is read once. `Model.choose`, `Model.loglik`, the policy of a training and the gradient
+vectors are thin callers.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from steerlib.errors import SteerlibError, check_count
 from steerlib.models.layout import alone, laid_out
+from steerlib.models.prefix import crowds, read_once
 from steerlib.models.prompts import Prompt, listed
 from steerlib.models.seen import WINDOW, Seen, crossed, fits, weight
 
@@ -30,6 +33,8 @@ class Network(Protocol):
     def hf(self) -> Any: ...
     @property
     def tokenizer(self) -> Any: ...
+    @property
+    def device(self) -> torch.device: ...
     def batch(self, rows: Sequence[Sequence[int]], seen: Sequence[Seen] = ()) -> dict[str, Tensor]: ...
 
 
@@ -80,20 +85,43 @@ def log_probs(
         The number of a row and (positions, vocabulary), in float32 at least: one line after the last token of the prompt and
         one after every id behind it, or for a `whole` row after every id.
     """
-    lengths, kinds = [len(row.ids) for row in rows], [(row.whole, crossed(row.seen)) for row in rows]
+    lengths = [len(row.ids) for row in rows]
+    shared = crowds(
+        [row.ids[: row.prompt - 1] if _shares(row) else [] for row in rows], batch_size, network.device.type
+    )
+    kinds = [(int(row.whole), crossed(row.seen), crowd) for row, crowd in zip(rows, shared, strict=True)]
     for part in batches(lengths, batch_size, stretch=stretch, kinds=kinds):
         batch = [rows[i] for i in part]
-        whole = batch[0].whole
-        inputs = network.batch([row.ids for row in batch], [row.seen for row in batch])
-        mask = inputs["attention_mask"].bool()  # (rows, columns), padded on the left
-        sizes = [len(row.ids) if whole else len(row.ids) - row.prompt + 1 for row in batch]
-        ends = [mask.shape[1] - len(row.ids) + row.prompt for row in batch]  # just past each prompt
-        with alone(network.hf), laid_out(mask, torch.tensor(ends, device=mask.device)):
-            keep = mask.shape[1] if whole else max(sizes)
-            logits = network.hf(**inputs, use_cache=False, logits_to_keep=keep).logits  # (rows, keep, vocabulary)
-        for i, size, line in zip(part, sizes, logits, strict=True):
-            wide = torch.promote_types(line.dtype, torch.float32)
-            yield i, line[-size:].to(wide).log_softmax(-1)
+        apart = partial(_apart, network, batch)
+        with alone(network.hf):
+            found = None
+            if all(_shares(row) for row in batch):
+                ids, prompts = [row.ids for row in batch], [row.prompt for row in batch]
+                found = read_once(network.hf, network.batch, ids, prompts, apart)
+            found = apart() if found is None else found
+        for i, line in zip(part, found, strict=True):
+            yield i, line.to(torch.promote_types(line.dtype, torch.float32)).log_softmax(-1)
+
+
+def _shares(row: Row) -> bool:
+    """Whether what other rows begin with, too, may be read without this one.
+
+    Not where gradients are wanted: the batches of a training are small and mixed, so that it was no faster with SmolLM2.
+    """
+    return not row.whole and not row.seen and not torch.is_grad_enabled()
+
+
+def _apart(network: Network, batch: Sequence[Row]) -> list[Tensor]:
+    """The logits at the wanted positions of each row, (positions, vocabulary), of which all are `whole` or none."""
+    whole = batch[0].whole
+    inputs = network.batch([row.ids for row in batch], [row.seen for row in batch])
+    mask = inputs["attention_mask"].bool()  # (rows, columns), padded on the left
+    sizes = [len(row.ids) if whole else len(row.ids) - row.prompt + 1 for row in batch]
+    ends = [mask.shape[1] - len(row.ids) + row.prompt for row in batch]  # just past each prompt
+    with laid_out(mask, torch.tensor(ends, device=mask.device)):
+        keep = mask.shape[1] if whole else max(sizes)
+        logits = network.hf(**inputs, use_cache=False, logits_to_keep=keep).logits  # (rows, keep, vocabulary)
+    return [line[-size:] for size, line in zip(sizes, logits, strict=True)]
 
 
 def tail_log_probs(row: Row, lines: Tensor) -> dict[int, Tensor]:
@@ -103,14 +131,14 @@ def tail_log_probs(row: Row, lines: Tensor) -> dict[int, Tensor]:
 
 
 def batches(
-    lengths: Sequence[int], size: int, *, stretch: float = math.inf, kinds: Sequence[tuple[bool, int]] = ()
+    lengths: Sequence[int], size: int, *, stretch: float = math.inf, kinds: Sequence[tuple[int, ...]] = ()
 ) -> Iterator[list[int]]:
     """Indices in batches of at most `size` and of one kind each.
 
     The shortest come first, and none is more than `stretch` times as long as the first of its batch.
     """
     check_count("batch_size", size)
-    kinds = kinds or [(False, 0)] * len(lengths)
+    kinds = kinds or [()] * len(lengths)
     part: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (kinds[i], lengths[i], i)):
         full = len(part) == size or (part and lengths[i] > stretch * lengths[part[0]])
