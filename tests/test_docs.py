@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MADE_BY_A_FUNCTION = {  # results, whose example is that of the function that makes them
     "Adapter",
     "Audit",
+    "Benchmark",
+    "BenchmarkItem",
     "Capability",
     "DecisionBias",
     "Estimate",

