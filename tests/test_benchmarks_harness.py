@@ -181,7 +181,8 @@ def test_real_bbq_questions_have_the_biased_answers_that_the_harness_finds(tmp_p
             kept += [(record, item)] * (theirs["biased_answers"] == biased)
     assert agreed[False] == clear[False] == 31_356
     assert agreed[True] > 0.99 * clear[True] > 17_000
-    short = [(record, item) for record, item in kept if len(str(item.prompt)) + max(map(len, item.options)) < 200]
-    sample = random.Random(0).sample(short, 120)  # of those that a tiny model can read
+    sample = random.Random(0).sample(kept, 120)
     items: list[Any] = [item for _, item in sample]
-    compared(tiny.model("llama"), [record for record, _ in sample], items, tmp_path)
+    lm = tiny.fresh("llama")
+    lm.hf.config.max_position_embeddings = 2048  # its rotations know no end
+    compared(lm, [record for record, _ in sample], items, tmp_path)
