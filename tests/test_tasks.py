@@ -104,7 +104,7 @@ def test_articles_agree() -> None:
     ("text", "says"),
     [
         ("Somebody was late because", "lacks {occupation}"),
-        ("The {occupation} met {name}, and", "{name}, which nothing fills"),
+        ("The {occupation} met {pet}, and", "{pet}, which nothing fills"),
     ],
 )
 def test_a_template_without_its_place_is_refused(text: str, says: str) -> None:

@@ -63,7 +63,7 @@ def bitfit(
         >>> how = sl.Training(epochs=1, batch_size=2)
         >>> adapter = sl.bitfit(lm, task, how, anchors=["The rain began"], progress=False)
         >>> sum(bias.numel() for bias in adapter.weights.values())
-        172800
+        155520
     """
     training = training or Training()
     training = replace(training, l1=training.l1 or 0.0)

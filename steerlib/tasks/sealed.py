@@ -69,7 +69,7 @@ def sealed(kind: Sealed = "pronoun") -> Task:
         >>> task.name, len(task.ambiguous), len(task.unambiguous)
         ('sealed-pronoun', 576, 384)
         >>> task.where(template="dear-sam")[0].prompt
-        'Dear Sam, you asked about the crane operator who moved in next door. So far'
+        'Dear Sam, you asked about the crane operator who moved in next door. It seems that'
     """
     if kind == "pronoun":
         task = pronoun("test", templates=_templates("sealed"), people=_people("sealed"))
