@@ -447,11 +447,11 @@ def test_a_steered_model_is_measured_steered(made_up: Path) -> None:
     assert (plain["score_stereotype"] != steered["score_stereotype"]).all()
 
 
-def test_what_is_no_benchmark_is_refused(made_up: Path) -> None:
+def test_what_is_not_a_benchmark_is_refused(made_up: Path) -> None:
     lm, task = tiny.model("llama"), made("bbq")
-    with pytest.raises(SteerlibError, match="no public benchmark"):
+    with pytest.raises(SteerlibError, match="not a public benchmark"):
         sl.benchmark(lm, sl.tasks.pronoun("test"))
-    with pytest.raises(SteerlibError, match="no public benchmark"):
+    with pytest.raises(SteerlibError, match="not a public benchmark"):
         sl.benchmark(lm, Task("bbq", sl.tasks.pronoun("test").items))
     with pytest.raises(SteerlibError, match="has no items"):
         sl.benchmark(lm, task[:0])

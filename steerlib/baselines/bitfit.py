@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def bitfit(
             value.requires_grad_()
         history = fit(model, data, training, learned, method="bitfit", checkpoint=checkpoint, progress=progress)
         weights = {name: value.detach().cpu().clone() for name, value in learned.items()}
-    facts = {**asdict(training), "task": task.name, "prompts": len(data.questions), "anchors": len(data.anchors)}
+    facts = data.facts(task, training)
     return Adapter(weights, 0, training.seed, provenance(model, "bitfit", **facts, history=history), "bitfit")
 
 

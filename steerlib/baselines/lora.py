@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -83,7 +83,7 @@ def lora(
             value.requires_grad_()
         history = fit(model, data, training, learned, method=f"lora-{rank}", checkpoint=checkpoint, progress=progress)
         weights = {name: value.detach().cpu().clone() for name, value in learned.items()}
-    facts = {**asdict(training), "task": task.name, "prompts": len(data.questions), "anchors": len(data.anchors)}
+    facts = data.facts(task, training)
     return Adapter(weights, rank, training.seed, provenance(model, "lora", rank=rank, **facts, history=history))
 
 

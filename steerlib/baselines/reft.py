@@ -9,7 +9,7 @@ and the objective that of `dso`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -72,6 +72,6 @@ def reft(
     with steer(model, Steering({where: Linear(matrix, shift)})):
         learned = {f"{where}/matrix": matrix, f"{where}/shift": shift}
         history = fit(model, data, training, learned, method="reft", checkpoint=checkpoint, progress=progress)
-    facts = {**asdict(training), "task": task.name, "prompts": len(data.questions), "anchors": len(data.anchors)}
+    facts = data.facts(task, training)
     made = provenance(model, "reft", **facts, strengths=[0, 1], history=history)
     return Steering({where: Linear(matrix.detach().cpu(), shift.detach().cpu())}, made)

@@ -123,7 +123,7 @@ def benchmark(
     """
     if task.name not in FORMULAS or not all(isinstance(item, BenchmarkItem) for item in task):
         raise SteerlibError(
-            f"'{task.name}' is no public benchmark with a published score: give one of steerlib.tasks.{', '.join(FORMULAS)}, or "
+            f"'{task.name}' is not a public benchmark with a published score: give one of steerlib.tasks.{', '.join(FORMULAS)}, or "
             "measure other tasks with decision_bias."
         )
     if not len(task):

@@ -16,7 +16,7 @@ their decisions, a KL weight that follows a target, and runs that resume to the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -99,7 +99,7 @@ def dso(
     made: dict[Site, Operation] = {
         site: Affine(op.scale.detach().cpu(), op.shift.detach().cpu()) for site, op in affine.items()
     }
-    facts = {**asdict(training), "task": task.name, "prompts": len(data.questions), "anchors": len(data.anchors)}
+    facts = data.facts(task, training)
     facts["parts"] = [part for part in ("scale", "shift") if part in parts]
     if where == "mergeable":
         facts["where"] = where

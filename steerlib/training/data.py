@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,10 @@ class Dataset:
     reference: list[Tensor]
     batches: list[list[int]]
     weights: str
+
+    def facts(self, task: Task, training: Training) -> dict[str, Any]:
+        """What the provenance of everything that is learned from it says of the training."""
+        return {**asdict(training), "task": task.name, "prompts": len(self.questions), "anchors": len(self.anchors)}
 
 
 def prepare(model: Model, task: Task, anchors: Anchors, training: Training) -> Dataset:

