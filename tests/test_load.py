@@ -679,6 +679,29 @@ def test_what_transformers_warns_of_comes_once_as_a_python_warning(
         load(llama, device="cpu")
 
 
+def test_what_others_say_meanwhile_is_not_put_into_the_mouth_of_transformers() -> None:
+    """A handler may serve several packages; each keeps its own warnings."""
+    printed: list[str] = []
+
+    class Shared(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            printed.append(record.getMessage())
+
+    shared, names = Shared(), ("transformers", "traitlets", "huggingface_hub")
+    for name in names:
+        logging.getLogger(name).addHandler(shared)
+    try:
+        with listening() as notes:
+            logging.getLogger("traitlets").warning("a kernel is gone")
+            logging.getLogger("transformers_of_somebody").warning("unheard")
+            logging.getLogger("transformers.models.llama").warning("an old file")
+            logging.getLogger("huggingface_hub.file_download").warning("once more")
+    finally:
+        for name in names:
+            logging.getLogger(name).removeHandler(shared)
+    assert set(notes) == {"an old file"} and printed == ["a kernel is gone"]  # every handler hears a note
+
+
 def test_listening_leaves_everything_as_it_was() -> None:
     handlers = [h for name in ("transformers", "huggingface_hub") for h in logging.getLogger(name).handlers]
     before = [list(handler.filters) for handler in handlers]

@@ -136,14 +136,14 @@ def _shortened(text: str, most: int = 200) -> str:
 
 
 class _Notes(logging.Filter):
-    """Keeps warnings instead of letting a handler print them; what is less than a warning passes."""
+    """Keeps the warnings of one package instead of letting a handler print them; everything else passes."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, package: str) -> None:
+        super().__init__(package)
         self.heard: list[str] = []
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING:
+        if record.levelno < logging.WARNING or not super().filter(record):  # a handler may serve other packages, too
             return True
         self.heard.append(" ".join(record.getMessage().split()))
         return False
@@ -160,7 +160,7 @@ def listening(*, downloads: bool = False) -> Iterator[list[str]]:
     """
     logs: Any = transformers_logging  # its functions carry no types
     bars = logs.is_progress_bar_enabled()
-    notes, dropped = _Notes(), _Notes()
+    notes, dropped = _Notes("transformers"), _Notes("huggingface_hub")
     handlers = [
         (handler, which)
         for logger, which in (("transformers", notes), ("huggingface_hub", dropped))
