@@ -36,6 +36,8 @@ class Item:
         template: The wording it comes from.
         answer: The group that the prompt makes right, or None if the item is ambiguous.
         wording: What counterbalanced versions of a wording have in common, if each has a template of its own.
+        family: What clusters have in common that are not independent evidence, such as doctor and surgeon, whose statistic is
+            one published figure: intervals treat them as one cluster. "" where a cluster stands alone.
 
     Raises:
         SteerlibError: If there are not as many groups as options, or fewer than two.
@@ -54,6 +56,7 @@ class Item:
     template: str = ""
     answer: str | None = None
     wording: str = ""
+    family: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.options, str) or isinstance(self.groups, str):
@@ -227,7 +230,7 @@ def occupations(split: str = "all", *, pictured: bool = False) -> pd.DataFrame:
 
     Returns:
         A frame with the columns occupation, percent_women (0 to 100), stereotype ("man" or "woman"), year, source,
-        picture_split ("" without pictures) and split. Source: US Bureau of Labor Statistics; the card is in data/README.md.
+        picture_split ("" without pictures), split and family ("" for most; see `Item`). Source: US Bureau of Labor Statistics; the card is in data/README.md.
 
     Raises:
         SteerlibError: If there is no such split.
