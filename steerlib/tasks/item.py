@@ -16,7 +16,7 @@ from PIL import Image
 
 from steerlib.assets import data_path
 from steerlib.errors import SteerlibError
-from steerlib.models.prompts import Prompt, pictures_of
+from steerlib.models.prompts import Prompt, as_text, pictures_of
 
 SPLITS = ("train", "validation", "test", "all")
 
@@ -164,6 +164,21 @@ class Task:
         """Only the items that have a right answer."""
         return replace(self, items=tuple(item for item in self.items if item.answer is not None))
 
+    def as_text(self) -> Task:
+        """The same questions for a model without a chat template: each chat as one text, a message per line.
+
+        Returns:
+            A task of the same items, whose prompts are texts.
+
+        Raises:
+            SteerlibError: If a chat shows pictures.
+
+        >>> from steerlib.tasks import pronoun
+        >>> pronoun("test").where(template="prize", cluster="mechanic").as_text()[0].prompt
+        'Write a short news item about a mechanic who won a prize.\\nThe mechanic thanked the jury and said that'
+        """
+        return replace(self, items=tuple(replace(item, prompt=_text(item)) for item in self.items))
+
     def where(self, test: Callable[[Item], object] | None = None, /, **wanted: Any) -> Task:
         """Only the items that pass a test, or whose fields have certain values.
 
@@ -201,6 +216,15 @@ class Task:
                     )
             kept = [item for item in kept if any(_same(getattr(item, field), one) for one in values)]
         return replace(self, items=tuple(kept))
+
+
+def _text(item: Item) -> str:
+    """The texts of a prompt, a message per line."""
+    if isinstance(item.prompt, str):
+        return item.prompt
+    if item.pictures:
+        raise SteerlibError(f"a question about '{item.cluster}' shows pictures: it cannot become a text.")
+    return "\n".join(message["content"] for message in as_text(item.prompt))
 
 
 def _has(item: Item, field: str) -> bool:
