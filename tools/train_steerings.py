@@ -94,7 +94,7 @@ RECIPES = (
     Recipe("smollm2", "pronoun", 2),
     Recipe("smollm2", "pronoun", 0, few=True),  # half of the wordings, twice: chapter 7
     Recipe("smollm2", "pronoun", 0, "prompt"),
-    Recipe("smollm2", "pronoun", 0, mergeable=True),  # only what a plain checkpoint can hold: chapter 10
+    Recipe("smollm2", "pronoun", 0, mergeable=True),  # only what a plain checkpoint can hold: chapter 11
     Recipe("gemma3-270m", "pronoun", 0),  # the first recipe on a second model, settings untouched: chapter 10
     Recipe("gemma3-270m", "pronoun", 1),
     Recipe("gemma3-270m", "pronoun", 2),
