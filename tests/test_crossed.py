@@ -126,6 +126,18 @@ def test_the_share_that_is_removed_compares_the_same_draws() -> None:
     assert over_wordings([half, plain], unsteered=plain).value == pytest.approx(reduction(plain, [half, plain]).value)
 
 
+@pytest.mark.parametrize("metric", METRICS[:2])
+def test_a_frame_of_probabilities_gives_what_the_results_give(metric: str) -> None:
+    tilt = np.random.default_rng(4).uniform(-0.9, 0.9, (9, 5))
+    frames = [pd.DataFrame((1 + own) / 2, [f"job {o:03d} 0" for o in range(9)]) for own in (tilt, tilt / 3)]
+    whole = over_wordings(measured(tilt / 3), unsteered=measured(tilt), metric=metric)
+    part = over_wordings(frames[1], unsteered=frames[0].sample(frac=1, random_state=0), metric=metric)
+    assert (part.value, part.low, part.high, part.n) == pytest.approx((whole.value, whole.low, whole.high, whole.n))
+    for wrong in (frames[0] * 3, frames[0].mask(frames[0] > 0.5)):
+        with pytest.raises(SteerlibError, match="from 0 to 1"):
+            over_wordings(wrong)
+
+
 def test_what_cannot_be_drawn_is_refused_in_a_sentence() -> None:
     bias = measured(np.random.default_rng(0).uniform(-0.9, 0.9, (6, 4)))
     two = measured(np.random.default_rng(0).uniform(-0.9, 0.9, (6, 2)))

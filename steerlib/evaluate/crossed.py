@@ -16,17 +16,21 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.decisions import PER_CLUSTER, DecisionBias
 from steerlib.evaluate.floor import distance
 from steerlib.evaluate.intervals import ENOUGH, Estimate, Floats, ratio, spread
 
+Answers = DecisionBias | pd.DataFrame
+"""A result of `decision_bias`, or a frame of P(first of two groups) with a row per cluster and a column per wording."""
+
 
 def over_wordings(
-    results: DecisionBias | Sequence[DecisionBias],
+    results: Answers | Sequence[Answers],
     *,
-    unsteered: DecisionBias | None = None,
+    unsteered: Answers | None = None,
     metric: str = "per_occupation_bias",
     resamples: int = 2000,
     seed: int = 0,
@@ -34,10 +38,11 @@ def over_wordings(
     """A bias, or the share of it that a steering removes, with an interval that holds for other wordings, too.
 
     Args:
-        results: of `decision_bias` on a task that asks every cluster in every wording. Of several on the same items (one per
+        results: of `decision_bias` on a task that asks every cluster in every wording; or, of two groups, a frame with a row
+            per cluster and a column per wording, of the probability of the first group. Of several on the same items (one per
             seed, say) the average in each cluster counts.
         unsteered: the same for the unsteered model: the result is then the share of its bias that is gone, as in `reduction`.
-        metric: "per_occupation_bias", "per_prompt_bias" or "stereotype_gap".
+        metric: "per_occupation_bias", "per_prompt_bias" or, not of frames, "stereotype_gap".
         resamples: how often clusters and wordings are drawn.
         seed: of the draws.
 
@@ -57,19 +62,18 @@ def over_wordings(
         >>> abs(both.value - bias.per_occupation_bias.value) < 1e-9, both.n
         (True, 4)
     """
-    several = [results] if isinstance(results, DecisionBias) else list(results)
+    several = [results] if isinstance(results, (DecisionBias, pd.DataFrame)) else list(results)
     if not several:
         raise SteerlibError("there is nothing to estimate: give at least one result of decision_bias.")
     if metric not in PER_CLUSTER:
         raise SteerlibError(f"there is no metric '{metric}' per wording: use {', '.join(PER_CLUSTER)}.")
     if isinstance(resamples, bool) or not isinstance(resamples, (int, np.integer)) or resamples < 2:
         raise SteerlibError(f"resamples is how often the clusters are drawn, 2 or more, not {resamples!r}.")
-    tables = [_table(result, metric) for result in [*several, *([unsteered] if unsteered else [])]]
+    tables = [_table(result, metric) for result in [*several, *([] if unsteered is None else [unsteered])]]
     first = tables[0][0]
     if any(names != first for names, _ in tables):
         raise SteerlibError("results over wordings are compared on the same items: clusters or wordings differ.")
-    of_family = several[0].per_occupation.set_index(several[0].about)["family"].loc[first[0]]
-    names, family = np.unique(of_family.astype(str), return_inverse=True)
+    names, family = np.unique(_families(several[0], first[0]), return_inverse=True)
     wordings = len(first[1])
     n = min(len(names), wordings)
     rng = np.random.default_rng(seed)
@@ -99,8 +103,25 @@ def over_wordings(
     return found if unsteered is None else Estimate(1 - found.value, 1 - found.high, 1 - found.low, n)
 
 
-def _table(result: DecisionBias, metric: str) -> tuple[tuple[list[str], list[str]], Floats]:
+def _families(result: Answers, clusters: list[str]) -> list[str]:
+    """What each cluster is drawn with: its family, where that is known."""
+    if isinstance(result, pd.DataFrame):
+        return clusters
+    return [str(name) for name in result.per_occupation.set_index(result.about)["family"].loc[clusters]]
+
+
+def _table(result: Answers, metric: str) -> tuple[tuple[list[str], list[str]], Floats]:
     """The names of clusters and wordings, and (clusters, wordings, k) probabilities, or (clusters, wordings, 1) of the metric."""
+    if isinstance(result, pd.DataFrame):
+        first = result.sort_index().sort_index(axis=1)
+        p = first.to_numpy(dtype=np.float64)
+        if metric == "stereotype_gap" or not ((p >= 0) & (p <= 1)).all():
+            raise SteerlibError(
+                "a frame of answers holds a probability from 0 to 1 of one of two groups in every cell, and no stereotypes."
+            )
+        both = np.stack([p, 1 - p], axis=-1)
+        table = both if metric == "per_occupation_bias" else distance(both)[..., None]
+        return ([str(name) for name in first.index], [str(name) for name in first.columns]), table
     items, k = result.ambiguous, len(result.groups)
     columns = [f"p_{group}" for group in result.groups]
     if metric != "per_occupation_bias":
