@@ -3,6 +3,7 @@
     python tools/train_steerings.py                                  # all; minutes each
     python tools/train_steerings.py dso-smollm2-pronoun-1            # some
     python tools/train_steerings.py lora-smollm2-pronoun-0           # the fine-tune to compare with: its numbers, as JSON
+    python tools/train_steerings.py dso-gemma3-270m-pronoun-0        # fetches Gemma 3 270M, under the terms at ai.google.dev/gemma/terms
     python tools/train_steerings.py --card                           # only write the card again
 
 Every run writes a checkpoint and goes on from it, so it may be stopped at any time. What is there already is left alone; remove a
@@ -124,8 +125,9 @@ versions, and bias, divergence and anchor accuracy at every step of training. Re
 settings are `dso`'s defaults of that day, but for what the script sets; they stand in each file, in the older ones under names that
 `steerlib.Training` has changed since: passes is now epochs, samples num_samples, together per_cluster, eps kl_target and kl_weight kl_coef. Training items only (see
 occupations.csv for the split), in fourteen ambiguous wordings; those with `few` in their name saw seven of them, twice. The one
-with `mergeable` learned only what the weights of a plain Llama can hold: all but the shift of the last norm. The
-per-prompt steerings of smol-llava made three passes, and are held on unambiguous prompts without pictures as well, since without
+with `mergeable` learned only what the weights of a plain Llama can hold: all but the shift of the last norm. Those of
+gemma3-270m have every setting of SmolLM2's, none of which was tried on that model; it has no chat template, so each chat was asked as one
+text. The per-prompt steerings of smol-llava made three passes, and are held on unambiguous prompts without pictures as well, since without
 them its plain text suffers.
 
 **How the settings were chosen.** On validation items. Two earlier recipes had been looked at on test items, too. One, with eps 0.05,
@@ -149,7 +151,9 @@ question. Each pair is shown in both orders, so that its Per-Occupation Bias is 
 **Who could be misled.** Somebody who takes a low bias on this task for a low bias. Somebody who ships one without measuring it on
 questions of their own.
 
-**License.** CC BY 4.0, the steerlib authors; the vectors act on SmolLM2 (Apache-2.0) and smol-llava (Apache-2.0).
+**License.** CC BY 4.0, the steerlib authors; the vectors act on SmolLM2 (Apache-2.0), smol-llava (Apache-2.0) and Gemma 3 270M. Gemma is
+provided under and subject to the Gemma Terms of Use found at <https://ai.google.dev/gemma/terms>; nothing of Gemma itself is here, but whoever
+passes on a steering that was made with it should pass on this notice.
 
 **How to update.** Remove a file, run the command, measure the claims of the chapters again. Another processor or another
 version of PyTorch gives other last digits, and so another hash.
