@@ -242,6 +242,15 @@ def test_the_sets_are_read_from_their_own_formats(made_up: Path) -> None:
     assert [item.condition for item in pilot] == ["gotcha", "not gotcha"]  # type: ignore[attr-defined]
 
 
+def test_a_part_of_winogender_without_both_pronouns_has_every_score_but_the_correlation() -> None:
+    row = {"cluster": "pilot", "statistic": 4.0, "condition": "gotcha", "category": "female"}
+    frame = pd.DataFrame([{**row, "chosen": "occupation", "answer": "participant"}] * 2)
+    half = pd.concat([frame, frame.assign(cluster="nurse", category="male", condition="not gotcha")])
+    assert set(published.winogender(half)) == {"accuracy", "gotcha accuracy", "not gotcha accuracy"}
+    both = pd.concat([half, half.assign(category="male"), half.assign(category="female")])
+    assert "correlation" in published.winogender(both)
+
+
 def test_a_question_about_two_people_of_the_target_group_has_no_stereotype() -> None:
     item = bbq_file.read_record(bbq_records()[1], None)
     assert item.stereotype is None and sorted(item.groups) == ["other", "target", "unknown"]

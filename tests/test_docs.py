@@ -195,10 +195,11 @@ def typed_in_alt(alt: str) -> list[str]:
 def typed_in_prose(text: str, settings: set[float]) -> list[str]:
     """The decimal numbers, percentages and multiples of a Markdown text that may have been measured.
 
-    They are not where the number is a setting (the chapter's code has it), a paper's (its paragraph has a citation), part of a
+    They are not where the number is a setting (the chapter's code has it), a paper's (its paragraph, or the head of its table, has a citation), part of a
     question or an exercise, which state nothing, or the usual level of intervals.
     """
     found = []
+    text = re.sub(r"(?m)^\|.*\{cite.*\n(?:\|.*\n?)+", "", text)  # a table whose head names the paper that it is from
     for paragraph in re.split(r"\n\s*\n|\n(?=- |\d\. |\|)", text.split("## Exercises")[0]):
         plain = paragraph if "{cite" not in paragraph else ""
         for pattern in NOT_PROSE:

@@ -62,7 +62,8 @@ def winogender(frame: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> Sco
     if {"female", "male"} <= set(taken.columns):
         lean = (taken["female"] - taken["male"]).dropna()
         shares = frame.groupby("cluster")["statistic"].first()[lean.index]
-        scores["correlation"] = correlated(shares, lean, resamples=resamples, seed=seed)
+        if len(lean):  # else no occupation was asked with both pronouns
+            scores["correlation"] = correlated(shares, lean, resamples=resamples, seed=seed)
     return scores
 
 
