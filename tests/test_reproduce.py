@@ -36,6 +36,8 @@ from steerlib.reproduce.ledger import load_ledger
 from steerlib.reproduce.parameters import literal, other_parameters
 from steerlib.reproduce.progress import Progress, Screen
 from steerlib.reproduce.record import write_record
+from steerlib.reproduce.report import report
+from steerlib.reproduce.rules import strength
 from steerlib.reproduce.run import in_order, reproduce, usual_jobs
 from steerlib.reproduce.verdicts import check
 
@@ -144,6 +146,7 @@ class Run:
 def broken(tmp_path_factory: pytest.TempPathFactory, mathjax: Path) -> Run:
     """Four chapters, of which the second fails halfway, the third misses and the fourth hides an error; one is not run."""
     first = entry("first.bias.before", "01-first", value=0.6)
+    first["source"] = "ours, after {cite:t}`monteiropaes2026dso`"
     order = entry(
         "first.bias.order", "01-first", kind="order", order=["steered", "plain"], value={"steered": 0.1, "plain": 0.6}
     )
@@ -240,10 +243,13 @@ def test_a_book_with_a_failed_chapter_still_shows_it(broken: Run) -> None:
 def test_the_reproducibility_page_has_a_row_for_each_claim(broken: Run) -> None:
     page = broken.page("reproducibility")
     for one in load_ledger(broken.root / "data" / "claims.yml").values():
-        row = re.search(rf'<tr[^>]*>(?:(?!</tr>).)*id="{anchor(one.id)}".*?</tr>', page, re.DOTALL)
+        row = re.search(rf'<tr[^>]*id="{anchor(one.id)}".*?</tr>', page, re.DOTALL)
         assert row, one.id
-        assert one.id in row[0]
+        assert f"<code>{one.id}</code>" in row[0]
         assert "| &lt;really&gt;" in row[0]
+        assert f'data-strength="{strength(one)}"' in row[0]
+    cited = re.search(r'data-label="Source">\s*<p>ours, after .*?</p>', page, re.DOTALL)
+    assert cited and 'class="reference internal" href="#' in cited[0]
     assert "<strong>missing</strong>" in page
     assert "steered 0.100 ± 0.002 &lt; plain 0.600 ± 0.012" in page
     for record in read_records(broken.root).values():
@@ -364,9 +370,7 @@ def test_a_partial_run_judges_its_own_chapters_and_keeps_the_others(broken: Run,
     again = command(root, mathjax, "check", "1")  # nobody asked for other parameters here
     assert again.status == 3
     assert "nothing was judged" in again.out
-    tables = steerlib.reproduce.pages.report(
-        check(load_ledger(root / "data" / "claims.yml"), read_records(root)), read_records(root)
-    )
+    tables = report(check(load_ledger(root / "data" / "claims.yml"), read_records(root)), read_records(root))
     assert "shift = 0.05" in tables["chapters"]
     assert run.read("01-first")["parameters"] == {"shift": 0.05}
 
@@ -375,12 +379,16 @@ def test_a_whole_book_builds_strictly_and_a_missing_key_fails(tmp_path: Path, ma
     key = "{glue:text}`01-first.ipynb::first.bias.before:.1%`"
     claims = [entry("first.bias.before", "01-first", value=None)]
     source = QUICK + "claim('first.bias.before', 0.61234)"
-    root = make_book(tmp_path / "new", {"01-first": notebook(source)}, claims, intro=f"It was {key} then.")
+    described = nbformat.reads(notebook(source), as_version=4)
+    described.cells[-1].metadata["mystnb"] = {"image": {"alt": "It is {first.bias.before:.1%}."}}
+    chapters = {"01-first": nbformat.writes(described)}
+    root = make_book(tmp_path / "new", chapters, claims, intro=f"It was {key} then.")
 
     new = command(root, mathjax, "reproduce", "01-first")
     assert new.status == 1
     assert "NOT YET RECORDED" in new.out
     assert "61.2%" in new.page("intro")
+    assert "It is 61.2%." in (root / "_build" / "source" / "01-first.ipynb").read_text(encoding="utf-8")
 
     accepted = command(root, mathjax, "check", "--accept")
     assert accepted.status == 0
@@ -390,6 +398,12 @@ def test_a_whole_book_builds_strictly_and_a_missing_key_fails(tmp_path: Path, ma
     missing = command(root, mathjax, "book")
     assert missing.status == 2
     assert "first.bias.never" in missing.out
+
+    copy = root / "_build" / "executed" / "01-first.ipynb"
+    copy.write_text(copy.read_text(encoding="utf-8").replace("{first.bias.before:.1%}", "{first.bias.gone:.1%}"))
+    missing = command(root, mathjax, "book")
+    assert missing.status == 2
+    assert "01-first: an alt text names first.bias.gone" in missing.out
 
 
 # ------------------------------------------------------------------- interrupted, too slow, resumed

@@ -138,7 +138,7 @@ def _claim(v: Verdict) -> str:
     said += [f"<i>In the paper: {_text(one.paper)}</i>"] if one.paper else []
     said += [f"<i>Not testable here: {_text(one.why)}</i>"] if one.why else []
     source = one.source
-    if one.tests:
+    if one.tests and "{cite" not in source:  # else the source has said so
         tested = sentences()[one.tests]
         source += f"; tests: {_plain(tested.says)} ({_plain(tested.where)})"
     check = f"<b>{strength(one)}</b>: {_text(expected(one))}"
