@@ -21,9 +21,9 @@ from steerlib.reproduce.accept import accept
 from steerlib.reproduce.claims import claim, claims
 from steerlib.reproduce.ledger import load_ledger
 from steerlib.reproduce.record import read_record, write_record
-from steerlib.reproduce.rules import Claim, Measured, absurd, allowance, effect, judge, meets
+from steerlib.reproduce.rules import Claim, Measured, absurd, allowance, effect, judge, meets, strength
 from steerlib.reproduce.terminal import printable
-from steerlib.reproduce.verdicts import JUDGED, Outcome, Verdict, check, table
+from steerlib.reproduce.verdicts import AS_RECORDED, JUDGED, Outcome, Verdict, check, table
 from steerlib.reproduce.wording import expected, interval, sentence, show
 
 ENTRY = {
@@ -93,8 +93,16 @@ def record(**claims: Any) -> dict[str, Any]:
         ({"says": ""}, "says must be a text"),
         ({"tier": "tpu"}, "cpu or gpu"),
         ({"seed": "zero"}, "whole number"),
-        ({"status": "failed"}, "lacks paper"),
-        ({"status": "failed", "paper": "It falls."}, "only be not-reproduced"),
+        ({"status": "failed"}, "status can only be not-reproduced or not-testable"),
+        ({"status": "failed", "paper": "It falls."}, "status can only be not-reproduced or not-testable"),
+        ({"status": "not-reproduced"}, "lacks paper"),
+        ({"status": "not-testable"}, "lacks why"),
+        ({"status": "not-testable", "why": " "}, "why must be a text"),
+        ({"why": "All captions are neutral."}, "why belongs to the status not-testable"),
+        ({"stored": True}, "stored must be a text"),
+        ({"stored": ""}, "stored must be a text"),
+        ({"tests": 3}, "tests must be a text"),
+        ({"tests": "no-such-sentence"}, "the id of a sentence of data/papers.yml, not 'no-such-sentence'"),
         ({"kind": "order", "order": ["a"]}, "two or more different names"),
         ({"kind": "order", "order": ["a", "a"]}, "two or more different names"),
         ({"kind": "order", "order": ["a", "b"], "drop": ("tolerance",)}, "for each of a, b"),
@@ -224,7 +232,7 @@ def test_hardly_a_claim_of_the_book_holds_when_its_number_is_off(factor: float, 
     ledger = [one for one in load_ledger(data_path("claims.yml")).values() if one.value is not None]
     numbers = [one for one in ledger if isinstance(one.value, dict) or one.value]  # zero does not move
     assert len(numbers) > 0.9 * len(ledger)
-    assert {judge(one, Measured(one.value)) for one in ledger} <= {"holds", "not reproduced, as recorded"}
+    assert {judge(one, Measured(one.value)) for one in ledger} <= set(AS_RECORDED)
     words = [judge(one, Measured(moved(one.value, factor))) for one in numbers]
     left = [one.id for one, word in zip(numbers, words, strict=True) if word not in ("drifted", "misses")]
     assert len(left) <= most * len(numbers), left
@@ -244,16 +252,18 @@ def test_the_words_of_check(tmp_path: Path) -> None:
         entry(id="first.bias.missing"),
         entry(id="first.bias.new", value=None),
         entry(id="first.bias.paper", status="not-reproduced", paper="It falls.", no_effect=0.3),
+        entry(id="first.bias.flat", status="not-testable", why="It is 0."),
         entry(id="first.bias.gpu", tier="gpu"),
         entry(id="second.bias.before", chapter="02-second"),
     )
-    measured = {f"first.bias.{name}": 0.61 for name in ("before", "new", "paper")}
+    measured = {f"first.bias.{name}": 0.61 for name in ("before", "new", "paper", "flat")}
     verdicts = check(load_ledger(path), record(**measured))
     assert [(v.word, v.miss) for v in verdicts] == [
         ("holds", False),
         ("missing", True),
         ("not yet recorded", True),
         ("not reproduced, as recorded", False),
+        ("not testable here, as recorded", False),
         ("other tier", False),
         ("not run", False),
     ]
@@ -269,7 +279,7 @@ def test_the_words_of_check(tmp_path: Path) -> None:
     assert words == {"other parameters", "other tier"}
 
     old = check(load_ledger(path), record(**measured), stale=["01-first"])
-    assert [v.word for v in old] == [*["stale"] * 4, "other tier", "not run"]
+    assert [v.word for v in old] == [*["stale"] * 5, "other tier", "not run"]
     assert not any(v.judged or v.miss or v.sound for v in old)
 
 
@@ -308,6 +318,45 @@ def test_every_miss_failure_or_stale_record_has_its_exit_status_and_its_line() -
 def test_a_paper_claim_that_moves_is_a_miss_too(tmp_path: Path) -> None:
     found = one(tmp_path, status="not-reproduced", paper="It falls.")
     assert judge(found, Measured(0.7)) == "misses"
+
+
+def test_a_claim_that_could_not_fail_is_not_called_holding_and_still_checked(tmp_path: Path) -> None:
+    found = one(tmp_path, status="not-testable", why="All captions are neutral.")
+    assert judge(found, Measured(0.6)) == "not testable here, as recorded"
+    assert judge(found, Measured(0.7)) == "misses"
+    bounded = {"kind": "at_most", "bound": 0.9, "drop": ("tolerance",)}
+    found = one(tmp_path, status="not-testable", why="All captions are neutral.", **bounded)
+    assert judge(found, Measured(0.7)) == "drifted"
+
+
+def test_what_is_as_recorded_is_counted_by_what_it_is(tmp_path: Path) -> None:
+    said = str(outcome("holds", "holds", "not testable here, as recorded", "not reproduced, as recorded", "not run"))
+    assert said == (
+        "4 of 5 claims judged: all as recorded (2 hold, 1 not reproduced, 1 not testable here); not judged: 1 not run"
+    )
+    assert "1 do not hold" in str(outcome("holds", "not testable here, as recorded", "misses"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "word"),
+    [
+        ("close", {"tolerance": 0.01}, "pinned"),
+        ("within", {"low": 0.5, "high": 0.7}, "pinned"),
+        ("at_most", {"bound": 0.9}, "bounded"),
+        ("at_least", {"bound": 0.1}, "bounded"),
+        ("sign", {}, "bounded"),
+        ("order", {"order": ["a", "b"], "value": {"a": 1, "b": 2}}, "bounded"),
+    ],
+)
+def test_how_strong_the_check_of_a_claim_is(tmp_path: Path, kind: str, fields: dict[str, Any], word: str) -> None:
+    """Whether it is bounded is read from the rule: some number that is not the recorded one meets the finding."""
+    changes = {"kind": kind, "drop": () if kind == "close" else ("tolerance",)} | fields
+    plain = one(tmp_path, **dict(changes))
+    assert strength(plain) == word
+    assert strength(one(tmp_path, stored="tools/x.py", **changes)) == "stored"
+    value = plain.value
+    far = {k: 3 * x for k, x in value.items()} if isinstance(value, dict) else 0.85 if kind == "at_most" else 3 * value
+    assert meets(plain, far) == (word == "bounded")
 
 
 # --------------------------------------------------------------------------------------- in a chapter

@@ -8,6 +8,10 @@ The one idea: an entry that could not fail is refused when the ledger is read, b
       kind: at_most                    see `steerlib.reproduce.rules` for the kinds and the fields that each needs
       bound: 0.5
       tolerance: 0.01                  how far a rerun may be off; optional for all kinds but `close`
+      stored: tools/ladder.py          the command that made the file from which the run only reads it; optional
+      tests: dso-lowers-bias           the id of the sentence of data/papers.yml that it tests; optional
+      status: not-testable             or not-reproduced; optional
+      why: All captions are neutral.   what not-testable needs; not-reproduced needs `paper`, what the paper found
       tier: cpu
       seed: 0
       chapter: 01-measuring-decisions
@@ -28,7 +32,8 @@ import yaml
 
 from steerlib.assets import data_path
 from steerlib.errors import SteerlibError
-from steerlib.reproduce.rules import NEEDS, Claim, Measured, absurd, meets
+from steerlib.reproduce.papers import sentences
+from steerlib.reproduce.rules import NEEDS, STATUSES, Claim, Measured, absurd, meets
 from steerlib.reproduce.wording import expected, sentence
 
 
@@ -48,9 +53,9 @@ def load_ledger(path: Path | None = None) -> dict[str, Claim]:
         The claims by id, in the order of the file.
 
     Raises:
-        SteerlibError: a missing, misspelt or ill-typed field, an unknown kind, a malformed id, an id used twice, a
-            tolerance above half of the claim's own effect or of its number, or a recorded value that misses its own
-            claim.
+        SteerlibError: a missing, misspelt or ill-typed field, an unknown kind or status, a malformed id, an id used
+            twice, a test of a sentence that data/papers.yml does not have, a tolerance above half of the claim's own
+            effect or of its number, or a recorded value that misses its own claim.
     """
     path = path or ledger_path()
     if not path.is_file():
@@ -97,7 +102,8 @@ def _claim(entry: Mapping[str, Any], where: str) -> Claim:
         f"{where}: kind {kind!r} is unknown; choose one of {', '.join(NEEDS)}",
     )
     required = ["id", "says", "source", "kind", "tier", "seed", "chapter", "value"]
-    required += [*NEEDS.get(str(kind), ()), *(["paper"] if status else [])]
+    _must(status in STATUSES, f"{where}: status can only be {' or '.join(filter(None, STATUSES))}")
+    required += [*NEEDS.get(str(kind), ()), *filter(None, STATUSES[status][1:])]
     missing = [field for field in required if field not in entry]
     _must(not missing, f"{where} lacks {', '.join(missing)}")
     unknown = [str(field) for field in entry if field not in {f.name for f in fields(Claim)}]
@@ -107,11 +113,18 @@ def _claim(entry: Mapping[str, Any], where: str) -> Claim:
         fullmatch(rf"{part}\.{part}\.{part}", str(entry["id"])),
         f"{where}: an id is chapter.slug.what, three parts of small letters, digits and hyphens",
     )
-    for field in ("says", "source", "chapter", "paper"):
+    for field in ("says", "source", "chapter", "paper", "why", "stored", "tests"):
         text = entry.get(field, "-")
         _must(isinstance(text, str) and text.strip(), f"{where}: {field} must be a text")
     _must(entry["tier"] in ("cpu", "gpu"), f"{where}: tier must be cpu or gpu, not {entry['tier']!r}")
-    _must(status in ("", "not-reproduced"), f"{where}: status can only be not-reproduced")
+    _must(
+        status == "not-testable" or "why" not in entry,
+        f"{where}: why belongs to the status not-testable, which it does not have",
+    )
+    _must(
+        "tests" not in entry or entry["tests"] in sentences(),
+        f"{where}: tests must be the id of a sentence of data/papers.yml, not {entry.get('tests')!r}",
+    )
     _must(type(entry["seed"]) is int, f"{where}: seed must be a whole number")
     found = {field: content for field, content in entry.items() if content is not None}
     for field in ("low", "high", "tolerance", "bound", "no_effect"):

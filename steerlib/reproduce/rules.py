@@ -14,6 +14,11 @@ The one idea: a claim asserts a finding, and its recorded number asserts a repro
 
 Where an entry gives no `tolerance`, it is 2 % of |value|, or 0.0005 if that is more, but never above half of the
 claim's own effect, because a drift of that size would be a finding of its own.
+
+    strength   how strong the check is
+    pinned     the number and its tolerance are all that is checked: close, within
+    bounded    so is the number, and beside it a finding that other numbers would meet, too: at_most, at_least, sign, order
+    stored     the run only read the number from a file, so it is checked that the file is the recorded one
 """
 
 from __future__ import annotations
@@ -22,6 +27,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 Value = float | dict[str, float]  # a dict for `order`: name -> number
+STRENGTHS = ("pinned", "bounded", "stored")
+STATUSES = {  # what an entry's status makes of a number that is as recorded, and the field that has to explain it
+    "": ("holds", ""),
+    "not-reproduced": ("not reproduced, as recorded", "paper"),
+    "not-testable": ("not testable here, as recorded", "why"),
+}
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "close": ("tolerance",),
@@ -42,7 +53,10 @@ class Claim:
 
     `tolerance` is how far a rerun may be off, an absolute number. `no_effect` is the number that would mean "no
     effect". A claim of a paper that does not hold here has the status "not-reproduced": `paper` then says what the
-    paper found, and all other fields are about our own number, which is checked like any other.
+    paper found, and all other fields are about our own number, which is checked like any other. One that could not have
+    failed here has the status "not-testable", and `why` says what about our set-up is the reason. `stored` is the
+    command that made the file from which the run only reads the number. `tests` is the id of a sentence of
+    data/papers.yml.
     """
 
     id: str
@@ -61,6 +75,9 @@ class Claim:
     no_effect: float = 0.0
     status: str = ""
     paper: str = ""
+    why: str = ""
+    stored: str = ""
+    tests: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,17 @@ def _near(x: float, value: float, width: float) -> bool:
     return abs(x - value) <= width + 1e-12 * abs(value)  # 0.1 + 0.2 is not 0.3, but the edge counts
 
 
+def strength(one: Claim) -> str:
+    """How strong the check of a claim is: "pinned", "bounded" or "stored", as the table at the top has it.
+
+    >>> strength(Claim("a.b.c", "It is {value}.", "ours", "at_least", "cpu", 0, "01", value=0.9, bound=0.5))
+    'bounded'
+    """
+    if one.stored:
+        return "stored"
+    return "pinned" if one.kind in ("close", "within") else "bounded"
+
+
 def absurd(one: Claim) -> str:
     """Why the tolerance of a claim is too wide to mean anything: a few words, or "" if it is not."""
     if one.tolerance is None or one.value is None:
@@ -143,8 +171,9 @@ def judge(one: Claim, got: Measured) -> str:
 
     Returns:
         "holds"; "drifted" where the finding holds, but a number is not the recorded one; "misses" where the finding
-        does not hold; "not reproduced, as recorded" where our number differs from a paper's, as it did before;
-        "not yet recorded" where the entry has no number.
+        does not hold; "not reproduced, as recorded" where our number differs from a paper's, as it did before; "not
+        testable here, as recorded" where the number is the recorded one, but could not have been another; "not yet
+        recorded" where the entry has no number.
 
     >>> one = Claim("a.b.c", "It is {value}.", "ours", "at_least", "cpu", 0, "01", value=0.9, bound=0.5)
     >>> [judge(one, Measured(x)) for x in (0.91, 0.8, 0.4)]
@@ -156,4 +185,4 @@ def judge(one: Claim, got: Measured) -> str:
         return "misses"
     if not reproduces(one, got.value):
         return "drifted"
-    return "not reproduced, as recorded" if one.status else "holds"
+    return STATUSES[one.status][0]

@@ -1,12 +1,13 @@
 """A run beside the ledger: a verdict for every claim, the table of them, and what they come to.
 
-    holds                        the finding holds, and the number is the recorded one        judged
-    not reproduced, as recorded  so does our number, which differs from a paper's             judged
-    drifted                      the finding holds, but a number is not the recorded one      judged, a miss
-    misses                       the finding does not hold                                    judged, a miss
-    missing                      the chapter ran without recording it                         judged, a miss
-    not yet recorded             the entry has no number                                      judged, a miss
-    stale                        notebook, library, data or weights changed since it ran      not judged
+    holds                           the finding holds, and the number is the recorded one     judged
+    not reproduced, as recorded     so does our number, which differs from a paper's          judged
+    not testable here, as recorded  so does our number, which could not have been another     judged
+    drifted                         the finding holds, but a number is not the recorded one   judged, a miss
+    misses                          the finding does not hold                                 judged, a miss
+    missing                         the chapter ran without recording it                      judged, a miss
+    not yet recorded                the entry has no number                                   judged, a miss
+    stale                           notebook, library, data or weights changed since it ran   not judged
     other parameters, other tier, not run                                                     not judged
 
 What is not judged is never called holding.
@@ -19,11 +20,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steerlib.reproduce.rules import Claim, Measured, judge
+from steerlib.reproduce.rules import STATUSES, Claim, Measured, judge
 from steerlib.reproduce.wording import expected, interval, show
 
 MISSES = ("misses", "missing", "not yet recorded")
-JUDGED = ("holds", "not reproduced, as recorded", "drifted", *MISSES)
+AS_RECORDED = tuple(word for word, _ in STATUSES.values())
+JUDGED = (*AS_RECORDED, "drifted", *MISSES)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,15 @@ def _verdict(one: Claim, record: Mapping[str, Any] | None, stale: bool) -> Verdi
     return Verdict(one, got, judge(one, got), sound=record.get("status") == "ran")
 
 
+def short(word: str) -> str:
+    """A verdict after a number of claims.
+
+    >>> short("holds"), short("not testable here, as recorded")
+    ('hold', 'not testable here')
+    """
+    return {"holds": "hold", "misses": "miss"}.get(word, word.removesuffix(", as recorded"))
+
+
 def table(verdicts: Iterable[Verdict]) -> str:
     """The table that a run prints: claim, expected, got, verdict (a miss in capitals)."""
     rows = [("claim", "expected", "got", "verdict")]
@@ -139,7 +150,10 @@ class Outcome:
         if not judged:
             return "\n".join([*lines, f"nothing was judged: {left or 'the ledger has no claim of what was run'}"])
         bad = sum(v.miss for v in self.verdicts)
-        said = f"{judged} of {total} claims judged: {f'{bad} do not hold' if bad else 'all hold'}"
+        as_it_was = {word: sum(v.word == word for v in self.verdicts) for word in AS_RECORDED}
+        kinds = ", ".join(f"{n} {short(word)}" for word, n in as_it_was.items() if n)
+        all_ = "all hold" if as_it_was["holds"] == judged else f"all as recorded ({kinds})"
+        said = f"{judged} of {total} claims judged: {f'{bad} do not hold' if bad else all_}"
         return "\n".join([*lines, said + (f"; not judged: {left}" if left else "")])
 
 
