@@ -86,7 +86,9 @@ def reduction(
     found = bootstrap(left, data, bounds=bounds, resamples=resamples, seed=seed)
     if found.value == found.high == 0.0:  # nothing is left, in any cluster
         found = replace(found, high=reach(found.n))
-    elif found.high - found.low < 1e-9 and np.isin(np.abs(data), (0.0, 1.0)).all():  # all or nothing, and none has changed
+    elif (
+        found.high - found.low < 1e-9 and np.isin(np.abs(data), (0.0, 1.0)).all()
+    ):  # all or nothing, and none has changed
         found = replace(found, low=max(0.0, found.value - reach(found.n)), high=found.value + reach(found.n))
     return Estimate(1 - found.value, 1 - found.high, 1 - found.low, found.n)
 
