@@ -19,7 +19,7 @@ from typing import Any
 from steerlib.errors import SteerlibError
 from steerlib.reproduce.ledger import load_ledger, measure
 from steerlib.reproduce.record import Record, read_record, write_record
-from steerlib.reproduce.rules import Claim, Measured, judge
+from steerlib.reproduce.rules import Claim, Measured, judge, strength
 from steerlib.reproduce.terminal import printable
 from steerlib.reproduce.wording import expected, interval, sentence
 
@@ -120,14 +120,14 @@ def _show(one: Claim, got: Measured, word: str, *, page: str) -> None:
     if shell is None:
         print(printable(plain, sys.stdout.encoding))
         return
-    for key, number in _glue(one, got).items():
+    for key, number in glue(one, got).items():
         about = {"scrapbook": {"name": key, "mime_prefix": GLUE}}
         shell.display_pub.publish({f"{GLUE}text/plain": repr(number)}, about)
     style = {"holds": "holds", "misses": "misses", "drifted": "misses"}.get(word, "other")
     badge = (
         f'<div class="claim claim-{style}" role="note"><strong class="claim-word">{word}</strong> '
         f"{html.escape(said)} "
-        f'<span class="claim-expected">Expected: {html.escape(expected(one))}. '
+        f'<span class="claim-expected">Expected: {html.escape(expected(one))} ({strength(one)}). '
         f'<a href="{page}reproducibility.html#{anchor(one.id)}">{one.id}</a></span></div>'
     )
     shell.display_pub.publish({"text/html": badge, "text/plain": plain})
@@ -142,7 +142,8 @@ def _shell() -> Any:
     return get_ipython()
 
 
-def _glue(one: Claim, got: Measured) -> dict[str, float]:
+def glue(one: Claim, got: Measured) -> dict[str, float]:
+    """The numbers of a claim by the keys under which prose and alt texts take them: ID, ID.low, ID.high or ID.NAME."""
     if isinstance(got.value, dict):
         return {f"{one.id}.{name}": number for name, number in got.value.items()}
     ends = {"low": got.low, "high": got.high}

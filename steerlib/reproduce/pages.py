@@ -1,7 +1,7 @@
 """Build the book: the pages of book/ with the executed copies of its notebooks in their places.
 
 The one idea: Jupyter Book never runs anything here. It is given a folder `_build/source/` in which
-every notebook has its outputs already, and makes `_build/html/` of it. What a page needs in a
+every notebook has its outputs already, and its measured numbers in the alt texts, and makes `_build/html/` of it. What a page needs in a
 browser is served from the site itself: it opens whole with no network.
 """
 
@@ -12,18 +12,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from steerlib.assets import fetch
 from steerlib.errors import SteerlibError
-from steerlib.reproduce.claims import anchor
+from steerlib.reproduce.alts import fill_alts
 from steerlib.reproduce.fingerprint import stale
 from steerlib.reproduce.reference import reference
-from steerlib.reproduce.rules import Claim, Measured
-from steerlib.reproduce.verdicts import Verdict, check
-from steerlib.reproduce.wording import expected, interval, sentence, show
+from steerlib.reproduce.report import report
+from steerlib.reproduce.rules import Claim
+from steerlib.reproduce.verdicts import check
 
 MATHJAX = "sphinx-mathjax-offline"  # the asset that carries MathJax; _config.yml has its place
 
@@ -46,7 +46,8 @@ def build(
         The path of the book's first page.
 
     Raises:
-        SteerlibError: Jupyter Book refused a page, or MathJax is not cached and cannot be had.
+        SteerlibError: Jupyter Book refused a page, an alt text names a number that was not recorded, or MathJax is not
+            cached and cannot be had.
     """
     mathjax = fetch(MATHJAX)
     top = root / "_build"
@@ -87,13 +88,14 @@ def _assemble(
         executed = root / "_build" / "executed" / f"{name}.ipynb"
         whole &= executed.is_file() and records.get(name, {}).get("status") == "ran"
         if executed.is_file():
-            shutil.copy(executed, source)
+            chapter = json.loads(executed.read_text(encoding="utf-8"))
         else:
             print(f"{name} has not been run yet: its page has no results until `steerlib reproduce`")
-            bare = json.loads((root / "book" / f"{name}.ipynb").read_text(encoding="utf-8"))
+            chapter = json.loads((root / "book" / f"{name}.ipynb").read_text(encoding="utf-8"))
             note = ":::{note}\nThis chapter has not been run: figures and numbers are missing.\n:::"
-            bare["cells"].insert(1, {"cell_type": "markdown", "metadata": {}, "source": note})
-            (source / f"{name}.ipynb").write_text(json.dumps(bare), encoding="utf-8")
+            chapter["cells"].insert(1, {"cell_type": "markdown", "metadata": {}, "source": note})
+        fill_alts(chapter, name, ledger, records)
+        (source / f"{name}.ipynb").write_text(json.dumps(chapter), encoding="utf-8")
     _fill(source / "reproducibility.md", report(check(ledger, records, stale=stale(root, records)), records))
     _fill(source / "api.md", {"reference": reference()})
     return whole
@@ -112,53 +114,3 @@ def _first_fault(log: Path) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace"))
     faults = [line for line in plain.splitlines() if re.search(r"WARNING|ERROR|Error", line)]
     return faults[0].strip().replace(f"{log.parent / 'source'}/", "") if faults else "no reason given"
-
-
-def report(verdicts: Iterable[Verdict], records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The tables of the Reproducibility page.
-
-    Args:
-        verdicts: on all claims.
-        records: run records by chapter.
-
-    Returns:
-        The tables in Markdown, by the name of the mark that each replaces.
-    """
-    runs = [{"chapter": name, **record.get("environment", {})} | dict(record) for name, record in records.items()]
-    if not runs:
-        return {"claims": "No run has been recorded yet.", "chapters": "", "environment": ""}
-    claims = ["| Claim | Source | Expected | Got | Drift | Verdict |", "|" + "---|" * 6]
-    for v in verdicts:
-        drift = "" if v.drift is None else f"{v.drift:+.2g}" if v.drift else "0"
-        got = f"{show(v.got.value)} {interval(v.got)}" if v.got else ""
-        cells = [_claim(v), v.claim.source.replace("|", "\\|"), _plain(expected(v.claim))]
-        claims.append(_row([*cells, _plain(got), drift, f"**{v.word}**" if v.miss else v.word]))
-    chapters = ["| Chapter | Status | Seconds | Date | Commit | Parameters |", "|" + "---|" * 6]
-    for run in runs:
-        values = ", ".join(f"{key} = {value}" for key, value in run.get("parameters", {}).items())
-        cells = [f"{{doc}}`{run['chapter']}`", run.get("status", "not finished")]
-        cells += [str(run.get(key, "")) for key in ("seconds", "date", "commit")]
-        chapters.append(_row([*cells, _plain(values or "the chapter's own")]))
-    last = max(runs, key=lambda run: run.get("date", ""))
-    facts = ["| What | The last run |", "|---|---|"]
-    facts += [_row([key.capitalize(), _plain(x)]) for key, x in last.get("environment", {}).items()]
-    tables = {"claims": claims, "chapters": chapters, "environment": facts}
-    return {mark: "\n".join(lines) for mark, lines in tables.items()}
-
-
-def _claim(v: Verdict) -> str:
-    """The sentence with the number that was measured, else the recorded one."""
-    got = v.got or (Measured(v.claim.value) if v.claim.value is not None else None)
-    open_ = re.sub(r"\{value[^}]*\}", "(not yet recorded)", v.claim.says)
-    said = _plain(sentence(v.claim, got) if got else open_)
-    paper = f" *In the paper: {_plain(v.claim.paper)}*" if v.claim.paper else ""
-    return f'<span id="{anchor(v.claim.id)}"></span>{said}{paper} `{v.claim.id}`'
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown must show as it is."""
-    return re.sub(r"([\\`*_{}\[\]|$<>#])", r"\\\1", text)
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
