@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import steerlib
+from steerlib.reproduce.ledger import load_ledger
 from steerlib.reproduce.reference import Entry, as_rst, entries, reference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -163,3 +165,86 @@ def test_every_docstring_is_a_page_without_faults() -> None:
         if said:
             wrong[name] = "".join(said).strip()
     assert wrong == {}
+
+
+# ---------------------------------------------------------------- no measured number is typed into the book
+
+CHAPTERS = sorted((ROOT / "book").glob("[0-9a]*.ipynb"))
+NAMES = r"SmolLM2|Qwen2\.5-\w+(-\w+)?|A1"
+NOT_PROSE = (r"(?s)\$\$.*?\$\$", r"\$[^$]*\$", r"\{[\w:]+\}`[^`]*`", r"`[^`]*`", r"\]\([^)]*\)", NAMES)
+TYPED = r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?= ?%| per ?cent| times\b)|(?<![\w.])\d+\.\d+"  # 59 %, 35 times, 0.41
+
+
+def chapters(*left: str) -> Any:
+    """Run a test on every chapter; those that are left are known to fail, and are taken out here once they no longer do."""
+    fails = pytest.mark.xfail(strict=True, reason="some numbers are still typed")
+    some = [pytest.param(path, marks=[fails] if path.stem[:2] in left else []) for path in CHAPTERS]
+    return pytest.mark.parametrize("chapter", some, ids=lambda path: path.stem)
+
+
+def cells(chapter: Path, kind: str) -> list[dict[str, Any]]:
+    found = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in found if cell["cell_type"] == kind]
+
+
+def typed_in_alt(alt: str) -> list[str]:
+    """The digits of an alt text that no run fills in."""
+    return re.findall(r"\d[\d.]*", re.sub(NAMES, "", re.sub(r"\{[^{}]*\}", "", alt)))
+
+
+def typed_in_prose(text: str, settings: set[float]) -> list[str]:
+    """The decimal numbers, percentages and multiples of a Markdown text that may have been measured.
+
+    They are not where the number is a setting (the chapter's code has it), a paper's (its paragraph has a citation), part of a
+    question or an exercise, which state nothing, or the usual level of intervals.
+    """
+    found = []
+    for paragraph in re.split(r"\n\s*\n|\n(?=- |\d\. |\|)", text.split("## Exercises")[0]):
+        plain = paragraph if "{cite" not in paragraph else ""
+        for pattern in NOT_PROSE:
+            plain = re.sub(pattern, " ", plain)
+        plain = re.sub(r"[^.:?]*(?:\.\d[^.:?]*)*\?|95 % interval", " ", plain)
+        for match in re.finditer(TYPED, plain):
+            number = float(match[0].replace(",", ""))
+            if not {number, number / 100} & settings:
+                found.append(match[0])
+    return found
+
+
+def settings_of(chapter: Path) -> set[float]:
+    """The numbers in a chapter's code."""
+    code = "\n".join("".join(cell["source"]) for cell in cells(chapter, "code"))
+    return {float(number.replace("_", "")) for number in re.findall(r"(?<![\w.])\d[\d_]*(?:\.\d+)?(?:e-?\d+)?", code)}
+
+
+@chapters("03", "04", "05")
+def test_the_digits_of_an_alt_text_come_from_the_run(chapter: Path) -> None:
+    alts = [cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "") for cell in cells(chapter, "code")]
+    assert {alt: typed for alt in alts if (typed := typed_in_alt(alt))} == {}
+
+
+@chapters("04", "05")
+def test_no_measured_number_is_typed_into_prose(chapter: Path) -> None:
+    text = "\n\n".join("".join(cell["source"]) for cell in cells(chapter, "markdown"))
+    assert typed_in_prose(text, settings_of(chapter)) == []
+
+
+@chapters()
+def test_the_numbers_of_an_alt_text_are_in_the_ledger(chapter: Path) -> None:
+    ledger = load_ledger()
+    for cell in cells(chapter, "code"):
+        for key in re.findall(r"\{([^{}:]*)", cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")):
+            id, name = ".".join(key.split(".")[:3]), ".".join(key.split(".")[3:])
+            assert id in ledger, key
+            assert name in (*ledger[id].order, "low", "high") if name else not ledger[id].order, key
+
+
+def test_the_reader_of_typed_numbers_sees_them_and_only_them() -> None:
+    assert typed_in_alt("falls from {a.b.c:.2f} to 0.3 at step 7 with SmolLM2") == ["0.3", "7"]
+    seen = "It removes 59 %, or 0.4, which is 35 times as much as 2.5 per cent."
+    assert typed_in_prose(seen, set()) == ["59", "0.4", "35", "2.5"]
+    assert typed_in_prose(f"{seen} {{cite}}`somebody2026`", set()) == []
+    assert typed_in_prose(f"One.\n\n{seen}\n\nTwo {{cite}}`somebody2026`", set()) == ["59", "0.4", "35", "2.5"]
+    assert typed_in_prose("At strength 0.4 and 60 % of the numbers.", {0.4, 0.6}) == []
+    assert typed_in_prose("It is {glue:text}`a.b.c:.1%` of $0.3$, and `0.5`. Is it 0.3 or 0.6?", set()) == []
+    assert typed_in_prose("A 95 % interval. It fell by 0.7.\n\n## Exercises\n\nSay it is 0.8.", set()) == ["0.7"]

@@ -1,16 +1,24 @@
-"""The sentences of the papers are all accounted for."""
+"""The sentences of the papers are all accounted for, every row says how it was checked, and alt texts have measured numbers."""
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from steerlib.assets import data_path
 from steerlib.errors import SteerlibError
+from steerlib.reproduce.alts import fill_alts
+from steerlib.reproduce.claims import anchor
 from steerlib.reproduce.ledger import load_ledger
 from steerlib.reproduce.papers import parse_sentences, sentences
+from steerlib.reproduce.report import ORDER, counts, report, score, scorecard
+from steerlib.reproduce.rules import Claim, Measured
+from steerlib.reproduce.verdicts import AS_RECORDED, JUDGED, Verdict, check
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTRY = {"id": "it-falls", "paper": "somebody2026", "where": "table 1", "says": "It falls.", "theirs": "from 2 to 1 %"}
@@ -45,3 +53,124 @@ def test_every_sentence_names_a_paper_that_the_book_cites() -> None:
     listed = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
     assert {one.paper for one in sentences().values()} == {"ratzlaff2025debias", "monteiropaes2026dso"}
     assert all("{" + one.paper + "," in listed for one in sentences().values())
+
+
+# ------------------------------------------------------------------------------------ the page's tables
+
+
+def verdict(word: str, **fields: Any) -> Verdict:
+    about = {"says": "It is {value} <b>|.", "source": "ours", "kind": "at_most", "bound": 2.0, "tier": "cpu", "seed": 0}
+    one = Claim(**({"id": "a.b.c", "chapter": "07-x", "value": 1.0} | about | fields))
+    return Verdict(one, Measured(1.0), word)
+
+
+HOLDS, NOT, UNTESTABLE = "holds", "not reproduced, as recorded", "not testable here, as recorded"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((HOLDS, HOLDS), "reproduced"),
+        ((HOLDS, NOT), "partly reproduced"),
+        ((UNTESTABLE, HOLDS), "partly reproduced"),
+        ((NOT, UNTESTABLE), "not reproduced"),
+        ((UNTESTABLE, UNTESTABLE), "not testable here"),
+        ((HOLDS, "misses"), "misses"),
+        ((NOT, "stale"), "stale"),
+        ((), "not tested"),
+    ],
+)
+def test_a_sentence_has_the_verdict_of_the_claims_that_test_it(words: tuple[str, ...], said: str) -> None:
+    assert score(words) == score(words[::-1]) == said
+
+
+def test_only_what_holds_or_is_as_recorded_scores() -> None:
+    """No other verdict may ever read as one on a paper."""
+    assert all(score([word]) == word for word in {*JUDGED, "stale", "not run"} - set(AS_RECORDED))
+
+
+def test_the_scorecard_has_failures_first_and_every_sentence_of_a_paper_once() -> None:
+    ledger = load_ledger(data_path("claims.yml"))
+    ran = {one.chapter: {"status": "ran", "claims": {}} for one in ledger.values()}
+    for one in ledger.values():
+        ran[one.chapter]["claims"][one.id] = {"value": one.value}
+    text = scorecard(check(ledger, ran))
+    for paper in ("ratzlaff2025debias", "monteiropaes2026dso"):
+        table = text.split(f"`{paper}`")[1].split("</table>")[0]
+        own = [one for one in sentences().values() if one.paper == paper]
+        assert all(table.count(html.escape(one.says)) == 1 for one in own)
+        found = re.findall(r"<b>([^<]+)</b>", table)
+        assert len(found) == len(own)
+        assert [ORDER.index(word) for word in found] == sorted(ORDER.index(word) for word in found)
+    assert {"not reproduced", "partly reproduced", "not testable here", "not tested"} <= set(
+        re.findall(r"<b>([^<]+)</b>", text)
+    )
+    for one in ledger.values():
+        assert (f'href="#{anchor(one.id)}"' in text) == bool(one.tests)
+
+
+def test_a_row_says_how_strong_its_check_is() -> None:
+    some = [
+        verdict("holds"),
+        verdict("drifted", id="a.b.d", kind="close", tolerance=0.1, bound=None),
+        verdict(UNTESTABLE, id="a.b.e", stored="tools/x.py --y", status="not-testable", why="It is <flat>."),
+    ]
+    text = report(some, {"07-x": {"status": "ran", "date": "today"}})["claims"]
+    bounded, pinned, stored = re.findall(r"(?s)<tr id=.*?</tr>", text)
+    assert 'data-strength="bounded"' in bounded and "at most 2.000, recorded 1.000 ± 0.02" in bounded
+    assert 'data-strength="pinned"' in pinned and "<strong>drifted</strong>" in pinned and "1.000 ± 0.1" in pinned
+    assert 'data-strength="stored"' in stored and "<code>tools/x.py --y</code>" in stored
+    assert f'data-verdict="{UNTESTABLE}"' in stored and "It is &lt;flat&gt;." in stored
+    assert "&lt;b&gt;|." in bounded and f'id="{anchor("a.b.c")}"' in bounded
+    assert "<details open>" in text and "1 hold, 1 drifted, 1 not testable here" in text
+    labels = re.findall(r'data-label="([^"]+)"', bounded)
+    assert labels == re.findall(r"<th[^>]*>([^<]+)", text)[: len(labels)], (
+        "on a phone a cell has the title of its column"
+    )
+
+
+def test_the_page_counts_verdicts_and_strengths() -> None:
+    some = [verdict("holds"), verdict("holds", stored="x"), verdict(NOT, kind="sign")]
+    assert counts(some) == "Of 3 claims: 2 hold, 1 not reproduced. Of their checks: 0 pinned, 2 bounded, 1 stored."
+
+
+def test_what_is_stored_is_what_chapters_read_from_files_of_results() -> None:
+    ledger = load_ledger(data_path("claims.yml"))
+    stored = {one.chapter for one in ledger.values() if one.stored}
+    read = {path.stem for path in (ROOT / "book").glob("*.ipynb") if "json.loads(" in path.read_text(encoding="utf-8")}
+    assert stored == read
+    for one in ledger.values():
+        assert not one.stored or (ROOT / one.stored.split()[1].removesuffix(",")).is_file(), one.id
+        assert ("read from a file" in one.says) <= bool(one.stored), one.id
+
+
+# ----------------------------------------------------------------------------------------- alt texts
+
+
+def alt_of(text: str, status: str = "ran", **claims: Any) -> str:
+    ledger = {"a.b.c": verdict("").claim, "a.b.o": verdict("", id="a.b.o", kind="order", order=("x y", "z")).claim}
+    cell: dict[str, Any] = {"metadata": {"mystnb": {"image": {"alt": text}}}}
+    found = {id.replace("_", "."): got for id, got in claims.items()}
+    fill_alts({"cells": [{"metadata": {}}, cell]}, "07-x", ledger, {"07-x": {"status": status, "claims": found}})
+    return str(cell["metadata"]["mystnb"]["image"]["alt"])
+
+
+def test_alt_texts_take_the_numbers_of_the_run() -> None:
+    text = "From {a.b.c:.2f} ({a.b.c.low:.0%} to {a.b.c.high:.0%}) to {a.b.o.x y:.1f}, or {a.b.c}."
+    whole = {"a_b_c": {"value": 0.456, "low": 0.4, "high": 0.5, "n": 3}, "a_b_o": {"value": {"x y": 1.0, "z": 2.0}}}
+    assert alt_of(text, **whole) == "From 0.46 (40% to 50%) to 1.0, or 0.456."
+    assert alt_of("No number.") == "No number."
+
+
+def test_an_alt_text_with_a_number_that_was_not_recorded_stops_the_build() -> None:
+    for key in ("a.b.never", "a.b.c.low", "a.b.c", "never"):
+        with pytest.raises(SteerlibError, match=rf"^07-x: an alt text names {key}, but .*\.$"):
+            alt_of(f"It is {{{key}:.2f}}.", a_b_o={"value": {"x y": 1.0, "z": 2.0}})
+    with pytest.raises(SteerlibError, match=r"^07-x: an alt text has \{a.b.c:much\}"):
+        alt_of("It is {a.b.c:much}.", a_b_c={"value": 1.0})
+
+
+def test_a_chapter_that_did_not_run_to_its_end_says_so_in_its_alt_texts() -> None:
+    assert alt_of("It is {a.b.c:.2f}.", status="failed") == "It is (not measured)."
+    with pytest.raises(SteerlibError, match="names a.b.never"):
+        alt_of("It is {a.b.never:.2f}.", status="failed")
