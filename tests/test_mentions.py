@@ -273,6 +273,23 @@ def test_fluency_is_the_perplexity_of_the_answer_given_its_prompt() -> None:
     assert not language.distinct_n(answers).value < 1 and got.distinct_2 == language.distinct_n(answers)
 
 
+def test_the_ratio_of_two_sets_of_answers_is_that_of_their_perplexities_cluster_by_cluster() -> None:
+    lm = tiny.model("llama")
+    jobs = ["a", "a", "b", "c"]
+    one = fluency(lm, ["The"] * 4, [" man sat", " cook", " judge who sat there", " pilot"], clusters=jobs)
+    two = fluency(lm, ["The"] * 4, [" sat man the", " he", " there", " a pilot of it"], clusters=jobs)
+    assert one.perplexity is not None and two.perplexity is not None
+    got, back = two.ratio(one), one.ratio(two)
+    assert got.value == pytest.approx(two.perplexity.value / one.perplexity.value)
+    assert got.low < got.value < got.high and got.n == 3
+    assert back.value == pytest.approx(1 / got.value) and back.low < back.value < back.high
+    assert one.ratio(one).interval == pytest.approx((1, 1))  # what both share cancels
+    with pytest.raises(SteerlibError, match="with the same clusters"):
+        two.ratio(fluency(lm, ["The"] * 4, [" man"] * 4, clusters=["a", "b", "b", "c"]))
+    with pytest.raises(SteerlibError, match="answers that can be scored"):
+        fluency(lm, ["The"] * 4, [" "] * 4, clusters=jobs).ratio(one)
+
+
 def test_fluency_counts_empty_answers_and_leaves_out_what_it_cannot_score() -> None:
     lm = tiny.model("llama")
     some = fluency(lm, ["The nurse said", "The cook", "The t"], [" he was there", "  ", "he man"])

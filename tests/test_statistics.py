@@ -13,6 +13,7 @@ import pytest
 from steerlib import SteerlibError
 from steerlib.evaluate import trend
 from steerlib.evaluate.intervals import reach
+from steerlib.evaluate.reduction import reduction
 from steerlib.evaluate.statistics import (
     bootstrap,
     correlated,
@@ -112,6 +113,34 @@ def test_none_and_all_of_n_are_not_certain() -> None:
         mean([1, 0] * 7, [i // 2 for i in range(14)]),  # the same in every cluster
     ):
         assert got.high - got.low > 0.3
+
+
+def rates(seed: int, changed: float, *, start: float) -> tuple[pd.Series[float], pd.Series[float]]:
+    """Seven clusters of which each was all `start` before, and with probability `changed` is the other thing after."""
+    after = np.where(np.random.default_rng(seed).random(7) < changed, 1 - start, start)
+    return pd.Series(start, range(7), dtype=float), pd.Series(after)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "truth", "start"),
+    [
+        (lambda before, after: mean(after), 0.05, 0.0),
+        (lambda before, after: mean(after), 0.95, 1.0),
+        (lambda before, after: paired(before, after), 0.05, 0.0),
+        (lambda before, after: paired(before, after), -0.05, 1.0),
+        (lambda before, after: gap(np.append(before, after), np.arange(14) > 6, np.arange(14) < 7), 0.05, 0.0),
+        (lambda before, after: reduction(before, after), 0.05, 1.0),
+        (lambda before, after: reduction(before, 1 - after), 0.95, 1.0),
+    ],
+)
+def test_seven_clusters_that_all_agree_leave_room_for_the_one_in_twenty_that_does_not(
+    estimate: Any, truth: float, start: float
+) -> None:
+    found = [estimate(*rates(seed, 0.05, start=start)) for seed in range(60)]
+    alike = [one for one in found if one.value in (-1.0, 0.0, 1.0)]
+    assert 30 < len(alike) < 55  # 0.95 ** 7 is 0.70
+    assert np.mean([one.low <= truth <= one.high for one in alike]) >= 0.9
+    assert all(one.low <= one.value <= one.high and one.high - one.low > 0.3 for one in alike)
 
 
 def test_an_interval_stays_within_known_bounds_and_leans_away_from_the_nearer() -> None:

@@ -24,7 +24,7 @@ from steerlib.errors import SteerlibError
 from steerlib.evaluate.answers import COLUMNS, condition, refuse_taken, texts_of, warn_of
 from steerlib.evaluate.change import Change, applied, refuse_changed
 from steerlib.evaluate.groups import ALL, dots, grouped, rows, share
-from steerlib.evaluate.statistics import Estimate, Floats, bootstrap, labels
+from steerlib.evaluate.statistics import Estimate, Floats, bootstrap, labels, ratio
 from steerlib.evaluate.style import table
 from steerlib.evaluate.words import words_of
 from steerlib.models.model import Model
@@ -382,6 +382,40 @@ class Fluency:
         parts = grouped(self.frame, grouping, self.groupings)
         found = {group: _metrics(part, self.resamples, self.seed)[metric] for group, part in parts.items()}
         return rows({group: estimate for group, estimate in found.items() if estimate is not None}, grouping)
+
+    def ratio(self, before: Fluency) -> Estimate:
+        """The perplexity of these answers over that of other answers to the same prompts: above 1, these surprise the judge more.
+
+        Args:
+            before: what `fluency` measured of the other answers, with the same judge, prompts and clusters.
+
+        Returns:
+            The ratio. Its interval draws the clusters of both at once, so what makes a cluster hard in both cancels.
+
+        Raises:
+            SteerlibError: the two do not have the same clusters, item by item, or none of the answers can be scored.
+
+        Example:
+            >>> import steerlib as sl
+            >>> lm, asked = sl.load("smollm2"), ["The cook said that"] * 2
+            >>> plain = sl.fluency(lm, asked, [" the soup was ready.", " it was late."])
+            >>> sl.fluency(lm, asked, [" soup the was.", " was late it."]).ratio(plain).value > 1
+            True
+        """
+        if not isinstance(before, Fluency) or list(self.frame["cluster"]) != list(before.frame["cluster"]):
+            raise SteerlibError("a ratio of perplexities compares answers to the same prompts, with the same clusters.")
+        if self.perplexity is None or before.perplexity is None:
+            raise SteerlibError("a ratio of perplexities needs answers that can be scored, before and after.")
+        sums = [one.frame.groupby("cluster")[["nll", "tokens"]].sum().to_numpy(dtype=float) for one in (self, before)]
+
+        def divided(x: Floats) -> Floats:
+            """x: (..., clusters, 4), NLL and tokens of these answers, then of the others."""
+            nll, tokens, other_nll, other_tokens = np.moveaxis(x.sum(-2), -1, 0)
+            found: Floats = np.exp(ratio(nll, tokens) - ratio(other_nll, other_tokens))
+            return found
+
+        data = np.concatenate(sums, axis=1)
+        return bootstrap(divided, data, bounds=(0.0, np.inf), resamples=self.resamples, seed=self.seed)
 
     def plot(self, ax: Axes | None = None, *, by: str | None = None, metric: str = "perplexity") -> Axes:
         """One row per group, or one for all answers, of one metric.

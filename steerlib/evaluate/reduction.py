@@ -2,7 +2,8 @@
 
 The interval resamples clusters of both at once, so that what makes a cluster hard in both cancels. Where no value is negative it
 is made on the scale of log(after / before), and never exceeds 1. Where nothing is left in any of n clusters, its lower end is
-1 - t^2 / (n + t^2), as for a share that was seen in none of them: seven of seven is no proof for the next one.
+1 - t^2 / (n + t^2), as for a share that was seen in none of them: seven of seven is no proof for the next one. Where every value
+is 0 or 1 and none has changed, the interval is 0 -+ t^2 / (n + t^2), as for a paired change that was seen in none of them.
 """
 
 from __future__ import annotations
@@ -86,6 +87,10 @@ def reduction(
     found = bootstrap(left, data, bounds=bounds, resamples=resamples, seed=seed)
     if found.value == found.high == 0.0:  # nothing is left, in any cluster
         found = replace(found, high=reach(found.n))
+    elif (
+        found.high - found.low < 1e-9 and np.isin(np.abs(data), (0.0, 1.0)).all()
+    ):  # all or nothing, and none has changed
+        found = replace(found, low=max(0.0, found.value - reach(found.n)), high=found.value + reach(found.n))
     return Estimate(1 - found.value, 1 - found.high, 1 - found.low, found.n)
 
 
