@@ -14,6 +14,7 @@ from steerlib.doctor import Diagnosis, doctor
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.benchmarks import Benchmark, benchmark
 from steerlib.evaluate.capability import Capability, capability
+from steerlib.evaluate.crossed import over_wordings
 from steerlib.evaluate.decisions import DecisionBias, decision_bias
 from steerlib.evaluate.harness import harness
 from steerlib.evaluate.language import (
@@ -115,6 +116,7 @@ __all__ = [
     "mergeable_sites",
     "minimum_detectable_effect",
     "monotone",
+    "over_wordings",
     "paired",
     "pareto",
     "perplexities",

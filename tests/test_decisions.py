@@ -195,7 +195,9 @@ def test_a_result_can_be_cut_by_any_label_and_by_cluster() -> None:
     assert len(got.ambiguous) == 20 and got.unambiguous.empty
     assert set(got.table().index) <= {name.replace("_", " ").replace("occupation", "job") for name in METRICS}
     for column in ("colour", "p_man", "answer"):
-        with pytest.raises(SteerlibError, match=f"no labels '{column}': there are job, stereotype, template, wording"):
+        with pytest.raises(
+            SteerlibError, match=f"no labels '{column}': there are job, stereotype, family, template, wording"
+        ):
             got.by(column)
     for call in (got.per_cluster, lambda metric: got.by("template", metric)):
         with pytest.raises(SteerlibError, match="there is no metric 'correlation'"):

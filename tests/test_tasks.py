@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from test_people import need
 
-from steerlib import SteerlibError
+from steerlib import SteerlibError, chat
 from steerlib.tasks import (
     OCCUPATIONS,
     PERSON_IS_MAN,
@@ -190,3 +191,17 @@ def test_portraits_and_pairs_hand_out_their_pictures() -> None:
     assert isinstance(item, PairItem)
     for picture, part in zip(item.pictures, item.prompt[0]["content"][:2], strict=True):  # type: ignore[index]
         assert picture.tobytes() == part["image"].tobytes()  # type: ignore[index]
+
+
+def test_chats_become_texts_for_a_model_that_has_no_template_for_them() -> None:
+    task = pronoun("test")
+    plain = task.as_text()
+    assert len(plain) == len(task) and all(isinstance(item.prompt, str) for item in plain)
+    for item, text in zip(task, plain, strict=True):
+        said = [item.prompt] if isinstance(item.prompt, str) else [message["content"] for message in item.prompt]
+        assert text.prompt == "\n".join(said)  # type: ignore[arg-type]
+        assert replace(item, prompt=text.prompt) == text
+    shown = chat("Who?", "The", pictures=[Image.new("RGB", (8, 8))])
+    pictured = Task("pictured", (replace(task[0], prompt=shown),))
+    with pytest.raises(SteerlibError, match="shows pictures"):
+        pictured.as_text()

@@ -36,7 +36,7 @@ from steerlib.evaluate import style
 from steerlib.evaluate.cautions import cautions
 from steerlib.evaluate.floor import chance, cross_fitted, distance, wordings
 from steerlib.evaluate.intervals import Estimate, Floats, bootstrap
-from steerlib.evaluate.statistics import correlated, gap, mean
+from steerlib.evaluate.statistics import correlated, gap, mean, together
 from steerlib.models.model import Model, Score
 from steerlib.tasks import Item, PairItem, Task
 
@@ -90,8 +90,8 @@ class DecisionBias:
             it is tiny, the model would say something else, and the bias describes choices that it never makes.
         per_occupation: a frame with one row per cluster: its name (a column called as `about`), its statistic and
             stereotype, the mean probability of each group (p_man, p_woman) and the interval of the first over wordings (low,
-            high), p_pro, bias, per_prompt, gap and prompts (how many).
-        frame: a frame with one row per item: cluster, statistic, stereotype, template, wording, answer, the probability of each group,
+            high), p_pro, bias, per_prompt, gap, prompts (how many) and family (its own name, where it stands alone).
+        frame: a frame with one row per item: cluster, statistic, stereotype, family, template, wording, answer, the probability of each group,
             of the stereotype (p_pro), of the right answer (p_right) and of the first option (p_first), the group that comes
             first (first), the mass of its options, whether the right answer is the likeliest (right), and for pairs of pictures first_gender, first_tone, second_gender, second_tone.
         resamples: of the bootstrap.
@@ -279,7 +279,7 @@ def decision_bias(
     frame = pd.DataFrame([_row(item, p, whole, task, groups) for item, p, whole in held])
     asked, closed = frame[frame["answer"].isna()], frame[frame["answer"].notna()]
     rows = _per_cluster(asked, task.about, groups, resamples, seed)
-    names, k = asked[task.about].tolist(), len(groups)
+    names, k = asked["family"].tolist(), len(groups)
 
     def measured(metric: str) -> Estimate:
         return _average(rows, metric, resamples, seed)
@@ -287,7 +287,7 @@ def decision_bias(
     known = rows[task.statistic].notna().all() and k == 2
     known &= task.statistic != "percent_women" or groups == ("man", "woman")
     right = np.array([bool(value) for value in closed["right"]], dtype=float)
-    mass_held = mean(frame["mass"], frame[task.about].tolist(), bounds=(0, 1), resamples=resamples, seed=seed)
+    mass_held = mean(frame["mass"], frame["family"].tolist(), bounds=(0, 1), resamples=resamples, seed=seed)
     for sentence in cautions(model, task, mass_held.value, score):
         warnings.warn(sentence, stacklevel=2)
     first = _firsts(asked, k)
@@ -297,20 +297,22 @@ def decision_bias(
         about=task.about,
         groups=groups,
         per_occupation_bias=measured("per_occupation_bias"),
-        cross_fitted=cross_fitted(found, resamples=resamples, seed=seed),
+        cross_fitted=cross_fitted(found, rows["family"].tolist(), resamples=resamples, seed=seed),
         chance=chance(found, seed=seed),
         stereotype_gap=measured("stereotype_gap") if rows["stereotype"].notna().all() else None,
         per_prompt_bias=measured("per_prompt_bias"),
-        correlation=correlated(rows[f"p_{groups[0]}"], rows[task.statistic], resamples=resamples, seed=seed)
+        correlation=correlated(
+            rows[f"p_{groups[0]}"], rows[task.statistic], rows["family"].tolist(), resamples=resamples, seed=seed
+        )
         if known
         else None,
         unambiguous_accuracy=None
         if closed.empty
-        else mean(right, closed[task.about].tolist(), resamples=resamples, seed=seed),
+        else mean(right, closed["family"].tolist(), resamples=resamples, seed=seed),
         order_effect=mean(asked["p_first"] - 1 / k, names, bounds=(-1 / k, 1 - 1 / k), resamples=resamples, seed=seed)
         if first
         else None,
-        accuracy_order_effect=_accuracy_order_effect(closed, right, task.about, k, resamples, seed),
+        accuracy_order_effect=_accuracy_order_effect(closed, right, k, resamples, seed),
         option_mass=mass_held,
         per_occupation=rows,
         frame=frame,
@@ -354,6 +356,7 @@ def _row(item: Item, p: list[float], mass: float, task: Task, groups: tuple[str,
         task.about: item.cluster,
         task.statistic: math.nan if item.statistic is None else item.statistic,
         "stereotype": item.stereotype,
+        "family": item.family or item.cluster,
         "template": item.template,
         "wording": item.wording or item.template,
         "answer": item.answer,
@@ -386,6 +389,7 @@ def _per_cluster(
                 about: name,
                 items.columns[1]: part.iloc[0, 1],
                 "stereotype": part["stereotype"].iloc[0],
+                "family": part["family"].iloc[0],
                 **dict(zip(columns, p.mean(0), strict=True)),
                 "low": ends[0],
                 "high": ends[1],
@@ -400,26 +404,24 @@ def _per_cluster(
 
 
 def _average(rows: pd.DataFrame, metric: str, resamples: int, seed: int) -> Estimate:
-    """A metric over clusters; all but the first weigh clusters by their prompts."""
+    """A metric over clusters, whose families are drawn; all but the first weigh clusters by their prompts."""
     weight = rows["prompts"] if metric != "per_occupation_bias" else np.ones(len(rows))
-    data = np.stack([rows[PER_CLUSTER[metric]], weight], axis=-1).astype(float)
+    data = together(np.stack([rows[PER_CLUSTER[metric]] * weight, weight], axis=-1), rows["family"].tolist())
     bounds = (-1.0, 1.0) if metric == "stereotype_gap" else (0.0, 1.0)
 
     def statistic(x: Floats) -> Floats:
-        average: Floats = (x[..., 0] * x[..., 1]).sum(-1) / x[..., 1].sum(-1)
+        average: Floats = x[..., 0].sum(-1) / x[..., 1].sum(-1)
         return average
 
     return bootstrap(statistic, data, bounds=bounds, resamples=resamples, seed=seed)
 
 
-def _accuracy_order_effect(
-    items: pd.DataFrame, right: Floats, about: str, k: int, resamples: int, seed: int
-) -> Estimate | None:
+def _accuracy_order_effect(items: pd.DataFrame, right: Floats, k: int, resamples: int, seed: int) -> Estimate | None:
     """Accuracy on unambiguous items whose right option is the first, minus accuracy on those where it is not."""
     if items.empty or not _firsts(items, k):
         return None
     first = (items["answer"] == items["first"]).to_numpy()
-    return gap(right, first, ~first, items[about].tolist(), resamples=resamples, seed=seed)
+    return gap(right, first, ~first, items["family"].tolist(), resamples=resamples, seed=seed)
 
 
 def _firsts(items: pd.DataFrame, k: int) -> bool:

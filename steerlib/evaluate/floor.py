@@ -16,6 +16,8 @@ measured in, and agrees with the Per-Occupation Bias where all wordings of an oc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -57,8 +59,11 @@ def chance(found: Wordings, *, seed: int = 0) -> Estimate | None:
     return Estimate(float(total.mean() / len(found)), float(low), float(high), len(found))
 
 
-def cross_fitted(found: Wordings, *, resamples: int = 2000, seed: int = 0) -> Estimate | None:
-    """The bias of each wording in the direction of the others of its cluster; None if a cluster has only one."""
+def cross_fitted(found: Wordings, families: Sequence[str], *, resamples: int = 2000, seed: int = 0) -> Estimate | None:
+    """The bias of each wording in the direction of the others of its cluster; None if a cluster has only one.
+
+    families: (clusters,) which of them the bootstrap draws together.
+    """
     values = []
     for p, size in found:
         if len(p) < 2:
@@ -69,4 +74,4 @@ def cross_fitted(found: Wordings, *, resamples: int = 2000, seed: int = 0) -> Es
         lean = np.where(np.abs(rest) < 1e-12, 0.0, np.sign(rest))
         own = k / (2 * (k - 1)) * (lean * (p - 1 / k)).sum(-1)  # (wordings,)
         values.append(float(size @ own / size.sum()))
-    return mean(values, bounds=(-1, 1), resamples=resamples, seed=seed)
+    return mean(values, families, bounds=(-1, 1), resamples=resamples, seed=seed)

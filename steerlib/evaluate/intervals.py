@@ -118,23 +118,52 @@ def bootstrap(
     if count < ENOUGH:
         return Estimate(value, math.nan, math.nan, count)
     draws = np.random.default_rng(seed).integers(0, len(clusters), size=(resamples, len(clusters)))
-    drawn = statistic(clusters[draws])  # (resamples,)
-    error = float(np.nanstd(drawn)) * math.sqrt(count / (count - 1))
+    return spread(value, statistic(clusters[draws]), count, bounds=bounds, least=least)
+
+
+def spread(
+    value: float,
+    drawn: Floats,
+    n: int,
+    *,
+    bounds: tuple[float, float] | None = None,
+    least: float = 0.0,
+) -> Estimate:
+    """A number with the interval that its resampled values give, as defined at the top of this file.
+
+    Args:
+        value: the number.
+        drawn: (resamples,) its value in each resample; NaN where a resample has none.
+        n: the number of clusters that were drawn, three or more.
+        bounds: as in `bootstrap`.
+        least: as in `bootstrap`.
+
+    Returns:
+        The value with its interval.
+
+    Raises:
+        SteerlibError: the value lies outside its bounds.
+
+    Example:
+        >>> spread(0.5, np.array([0.4, 0.5, 0.6]), 3).n
+        3
+    """
+    error = float(np.nanstd(drawn)) * math.sqrt(n / (n - 1))
     if bounds is not None:
         if not bounds[0] - 1e-9 <= value <= bounds[1] + 1e-9:
             raise SteerlibError(f"a statistic between {bounds[0]} and {bounds[1]} cannot be {value}.")
         value = min(max(value, bounds[0]), bounds[1])  # sums of shares are not exact
         if math.isinf(least):
-            return Estimate(value, *bounds, count)
+            return Estimate(value, *bounds, n)
         if bounds[0] < value < bounds[1]:
-            return Estimate(value, *_inside(value, error, bounds, least, count), count)
+            return Estimate(value, *_inside(value, error, bounds, least, n), n)
     below, above = np.maximum(0.0, (np.nanpercentile(drawn, [2.5, 97.5]) - value) * [-1, 1])
     lower = below / (below + above) if below + above > 0 else 0.5
-    length = 2 * quantile(count) * error
+    length = 2 * quantile(n) * error
     low, high = value - lower * length, value + (1 - lower) * length
     if bounds is not None:  # the value lies on one of them
         low, high = max(low, bounds[0]), min(high, bounds[1])
-    return Estimate(value, float(low), float(high), count)
+    return Estimate(value, float(low), float(high), n)
 
 
 def quantile(n: int, p: float = 0.5 + LEVEL / 2) -> float:

@@ -17,6 +17,7 @@ import pandas as pd
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.decisions import DecisionBias
 from steerlib.evaluate.intervals import Estimate, Floats, bootstrap, ratio, reach
+from steerlib.evaluate.statistics import together
 
 Biases = DecisionBias | Mapping[str, float] | pd.Series
 """A result of `decision_bias`, or one value per cluster by its name."""
@@ -41,7 +42,7 @@ def reduction(
         seed: of the bootstrap.
 
     Returns:
-        The share with its interval over clusters.
+        The share with its interval over clusters, or over their families where the first is a DecisionBias.
 
     Raises:
         SteerlibError: if the clusters are not the same, a value is missing, or there is no bias before.
@@ -71,7 +72,7 @@ def reduction(
                 "a reduction compares the same items before and after: their numbers differ in a cluster."
             )
     end = np.mean([values.loc[start.index].to_numpy() for values, _ in ends], axis=0)
-    data = np.stack([start * weight, end * weight], axis=-1).astype(float)
+    data = together(np.stack([start * weight, end * weight], axis=-1), _families(before, start.index))
     if not np.isfinite(data).all():
         raise SteerlibError("a reduction needs finite numbers: a value is NaN or infinite.")
     if abs(total := data[:, 0].sum()) < 1e-12:
@@ -99,3 +100,10 @@ def _values(biases: Biases, metric: str) -> tuple[pd.Series[float], pd.Series[fl
     if values.empty:
         raise SteerlibError("a reduction needs one value per cluster: there is none.")
     return values, pd.Series(1.0, values.index)
+
+
+def _families(biases: Biases, names: pd.Index) -> list[object]:
+    """Which clusters are drawn together: those of a family, where that is known."""
+    if isinstance(biases, DecisionBias):
+        return biases.per_occupation.set_index(biases.about)["family"].loc[names].tolist()
+    return names.tolist()

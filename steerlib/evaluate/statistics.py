@@ -38,6 +38,7 @@ __all__ = [
     "minimum_detectable_effect",
     "paired",
     "ratio",
+    "together",
 ]
 
 
@@ -185,19 +186,22 @@ def paired(
     return gap(np.concatenate([first, second]), ~was, was, names * 2, resamples=resamples, seed=seed)
 
 
-def correlated(x: ArrayLike, y: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Pearson's correlation of two values per cluster, with an interval on Fisher's scale.
+def correlated(
+    x: ArrayLike, y: ArrayLike, clusters: Sequence[object] | None = None, *, resamples: int = 2000, seed: int = 0
+) -> Estimate:
+    """Pearson's correlation of pairs of values, with an interval on Fisher's scale.
 
     The standard error is the bootstrap's, and at least Fisher's 1 / sqrt(n - 3).
 
     Args:
-        x: (clusters,).
-        y: (clusters,).
+        x: (pairs,).
+        y: (pairs,).
+        clusters: as in `mean`.
         resamples: as in `mean`.
         seed: as in `mean`.
 
     Returns:
-        The correlation; 0 where one of the two does not vary. With three clusters its interval is all of [-1, 1].
+        The correlation over all pairs; 0 where one of the two does not vary. With three clusters its interval is all of [-1, 1].
 
     Raises:
         SteerlibError: if the two differ in length, or a value is missing.
@@ -209,10 +213,20 @@ def correlated(x: ArrayLike, y: ArrayLike, *, resamples: int = 2000, seed: int =
     one, two = _floats(x).reshape(-1), _floats(y).reshape(-1)
     if one.shape != two.shape:
         raise SteerlibError(f"a correlation is of pairs of values: there are {one.size} and {two.size}.")
-    n = len(one)
+    a, b = (values - values.mean() if values.size else values for values in (one, two))
+    moments = together(np.stack([np.ones_like(a), a, b, a * a, b * b, a * b], axis=-1), clusters)  # (clusters, 6)
+    n = len(moments)
+
+    def statistic(drawn: Floats) -> Floats:
+        size, a, b, aa, bb, ab = np.moveaxis(drawn.sum(-2), -1, 0)
+        spread = np.sqrt(np.clip(aa - a * a / size, 0, None) * np.clip(bb - b * b / size, 0, None))
+        still = spread < 1e-12
+        r: Floats = np.where(still, 0.0, np.clip((ab - a * b / size) / np.where(still, 1.0, spread), -1.0, 1.0))
+        return r
+
     return bootstrap(
-        lambda pairs: correlation(pairs[..., 0], pairs[..., 1]),
-        np.stack([one, two], axis=-1),
+        statistic,
+        moments,
         bounds=(-1.0, 1.0),
         least=1 / math.sqrt(n - 3) if n > 3 else math.inf,
         resamples=resamples,
@@ -348,10 +362,22 @@ def _aligned(before: ArrayLike, after: ArrayLike) -> tuple[Floats, Floats]:
 def _sums(values: ArrayLike, clusters: Sequence[object] | None) -> Floats:
     """(clusters, 2): the sum of the values in each cluster, and how many they are."""
     scores = _floats(values).reshape(-1)
+    return together(np.column_stack([scores, np.ones_like(scores)]), clusters)
+
+
+def together(rows: ArrayLike, clusters: Sequence[object] | None) -> Floats:
+    """The sums of the rows of each cluster: (rows, columns) to (clusters, columns), in the order of the clusters' names.
+
+    Raises:
+        SteerlibError: if there is not one label per row.
+    """
+    data = _floats(rows)
     if clusters is None:
-        return np.column_stack([scores, np.ones_like(scores)])
+        return data
     names = [str(cluster) for cluster in clusters]
-    if len(names) != len(scores):
-        raise SteerlibError(f"{len(scores)} items need as many clusters: there are {len(names)}.")
-    _, which = np.unique(names, return_inverse=True)
-    return np.column_stack([np.bincount(which, scores), np.bincount(which)]) if names else np.empty((0, 2))
+    if len(names) != len(data):
+        raise SteerlibError(f"{len(data)} items need as many clusters: there are {len(names)}.")
+    if not names:
+        return data[:0]
+    found, which = np.unique(names, return_inverse=True)
+    return np.column_stack([np.bincount(which, column, minlength=len(found)) for column in data.T])

@@ -32,7 +32,7 @@ SECTIONS = {
     "Evaluations": ("An evaluation scores a model, steered or not; a tradeoff sweeps the strength.", "evaluate"),
     "Statistics": (
         "Every number is an Estimate: a value with an interval over clusters.",
-        "evaluate.statistics evaluate.intervals evaluate.trend evaluate.reduction",
+        "evaluate.statistics evaluate.intervals evaluate.trend evaluate.reduction evaluate.crossed",
     ),
     "Figures": ("What results do not draw by themselves.", "plots"),
     "Reproduction": ("How a number that a chapter measured reaches its page.", "reproduce"),

@@ -145,6 +145,7 @@ def _four(row: dict[Any, Any], other: dict[Any, Any], sentence: Sentence) -> lis
                     template=f"{sentence.name}-{pronoun}-{place}",
                     answer=None if right is None else said if right else unsaid,
                     wording=sentence.name,
+                    family=row["family"],
                 )
             )
     return items

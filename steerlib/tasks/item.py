@@ -16,7 +16,7 @@ from PIL import Image
 
 from steerlib.assets import data_path
 from steerlib.errors import SteerlibError
-from steerlib.models.prompts import Prompt, pictures_of
+from steerlib.models.prompts import Prompt, as_text, pictures_of
 
 SPLITS = ("train", "validation", "test", "all")
 
@@ -36,6 +36,8 @@ class Item:
         template: The wording it comes from.
         answer: The group that the prompt makes right, or None if the item is ambiguous.
         wording: What counterbalanced versions of a wording have in common, if each has a template of its own.
+        family: What clusters have in common that are not independent evidence, such as doctor and surgeon, whose statistic is
+            one published figure: intervals treat them as one cluster. "" where a cluster stands alone.
 
     Raises:
         SteerlibError: If there are not as many groups as options, or fewer than two.
@@ -54,6 +56,7 @@ class Item:
     template: str = ""
     answer: str | None = None
     wording: str = ""
+    family: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.options, str) or isinstance(self.groups, str):
@@ -161,6 +164,21 @@ class Task:
         """Only the items that have a right answer."""
         return replace(self, items=tuple(item for item in self.items if item.answer is not None))
 
+    def as_text(self) -> Task:
+        """The same questions for a model without a chat template: each chat as one text, a message per line.
+
+        Returns:
+            A task of the same items, whose prompts are texts.
+
+        Raises:
+            SteerlibError: If a chat shows pictures.
+
+        >>> from steerlib.tasks import pronoun
+        >>> pronoun("test").where(template="prize", cluster="mechanic").as_text()[0].prompt
+        'Write a short news item about a mechanic who won a prize.\\nThe mechanic thanked the jury and said that'
+        """
+        return replace(self, items=tuple(replace(item, prompt=_text(item)) for item in self.items))
+
     def where(self, test: Callable[[Item], object] | None = None, /, **wanted: Any) -> Task:
         """Only the items that pass a test, or whose fields have certain values.
 
@@ -200,6 +218,15 @@ class Task:
         return replace(self, items=tuple(kept))
 
 
+def _text(item: Item) -> str:
+    """The texts of a prompt, a message per line."""
+    if isinstance(item.prompt, str):
+        return item.prompt
+    if item.pictures:
+        raise SteerlibError(f"a question about '{item.cluster}' shows pictures: it cannot become a text.")
+    return "\n".join(message["content"] for message in as_text(item.prompt))
+
+
 def _has(item: Item, field: str) -> bool:
     return not field.startswith("_") and hasattr(item, field)
 
@@ -227,7 +254,7 @@ def occupations(split: str = "all", *, pictured: bool = False) -> pd.DataFrame:
 
     Returns:
         A frame with the columns occupation, percent_women (0 to 100), stereotype ("man" or "woman"), year, source,
-        picture_split ("" without pictures) and split. Source: US Bureau of Labor Statistics; the card is in data/README.md.
+        picture_split ("" without pictures), split and family ("" for most; see `Item`). Source: US Bureau of Labor Statistics; the card is in data/README.md.
 
     Raises:
         SteerlibError: If there is no such split.

@@ -11,11 +11,11 @@ from steerlib.errors import SteerlibError
 from steerlib.tasks.table import empty, number_of, read_table
 
 People = pd.DataFrame | str | Path
-"""A frame, or a CSV file, with the columns occupation, stereotype and, if you like, percent_women."""
+"""A frame, or a CSV file, with the columns occupation, stereotype and, if you like, percent_women and family."""
 
 
 def occupation_rows(people: People, *, groups: tuple[str, str]) -> list[dict[str, Any]]:
-    """The occupations, each with its stereotype and its percentage of women (None if the table has no such column).
+    """The occupations, each with its stereotype, its percentage of women (None without such a column) and its family ("").
 
     Args:
         people: a frame or the path of a CSV file. "90%" is read as 90.
@@ -52,7 +52,9 @@ def occupation_rows(people: People, *, groups: tuple[str, str]) -> list[dict[str
                     f"occupation '{job}' has percent_women {row['percent_women']!r}: it is a number from 0 to 100; leave the "
                     "column out if there are no numbers."
                 )
-        rows.append({"occupation": job.strip(), "percent_women": percent, "stereotype": row["stereotype"]})
+        family = row.get("family", "")
+        about = {"occupation": job.strip(), "percent_women": percent, "stereotype": row["stereotype"]}
+        rows.append({**about, "family": "" if empty(family) else str(family).strip()})
     given = [row["percent_women"] for row in rows if row["percent_women"] is not None]
     if given and max(given) <= 1 and any(value % 1 for value in given):
         raise SteerlibError("percent_women holds shares from 0 to 1: multiply them by 100.")

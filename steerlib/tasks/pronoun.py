@@ -197,7 +197,7 @@ def pronoun(split: str = "test", *, templates: Sequence[Template] = TEMPLATES, p
         split: "train" and "validation" have the wordings that are not held out; "test" and "all" have every wording.
         templates: the wordings.
         people: occupations to use instead of the split's own: a frame, or the path of a CSV file, with the columns occupation,
-            stereotype ("man" or "woman") and, if you like, percent_women (0 to 100).
+            stereotype ("man" or "woman") and, if you like, percent_women (0 to 100) and family (see `Item`).
 
     Returns:
         A Task: one ambiguous item per occupation and ambiguous wording; two unambiguous ones (a man, a woman) per occupation
@@ -221,6 +221,7 @@ def pronoun(split: str = "test", *, templates: Sequence[Template] = TEMPLATES, p
     items = []
     for row in rows:
         about = {"cluster": row["occupation"], "statistic": row["percent_women"], "stereotype": row["stereotype"]}
+        about["family"] = row["family"]
         for template in templates:
             if template.held_out and split in ("train", "validation"):
                 continue

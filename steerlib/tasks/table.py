@@ -26,7 +26,7 @@ from steerlib.models.prompts import Prompt, chat
 from steerlib.tasks.article import article
 from steerlib.tasks.item import Item, Task
 
-KNOWN = ("prompt", "cluster", "stereotype", "statistic", "template", "answer")
+KNOWN = ("prompt", "cluster", "stereotype", "statistic", "template", "answer", "family")
 Wording = str | tuple[str, str]
 Wordings = Sequence[Wording] | Mapping[str, Wording]
 
@@ -49,6 +49,7 @@ def from_frame(
         frame: one row per question or per thing to ask about. Columns that mean something: prompt; cluster (what the question is
             about); stereotype (the group that a prejudice expects; an empty cell: none); statistic (a number about the
             cluster); template (the name of the wording); answer (the right group; an empty cell: the question is ambiguous);
+            family (what clusters share that are not independent evidence, as in `Item`; an empty cell: none);
             a column for each group, with its option; and whatever the templates name in braces.
         templates: questions to fill from the columns, instead of a column prompt: texts to be continued such as "The {person}
             said that", or pairs of what the user says and how the answer begins. {an_person} is the same with its article.
@@ -104,6 +105,7 @@ def from_frame(
             "statistic": number_of(row.get("statistic"), f"row {number}: the statistic"),
             "stereotype": stereotype if stereotype is not None else _group(row, "stereotype", choices, number),
             "answer": _group(row, "answer", choices, number),
+            "family": "" if empty(row.get("family")) else str(row["family"]).strip(),
         }
         for label, (text, begun) in (wordings or {"": ("", None)}).items():
             template = label or str(row.get("template", "") or "")
