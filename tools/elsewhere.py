@@ -33,7 +33,7 @@ from steerlib.tasks import Task
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "elsewhere"
 SEEDS = (0, 1, 2)
-SIZES = {"winobias": 400, "winogender": 360, "stereoset": 300, "crows_pairs": 300, "bbq": 440}
+SIZES = {"winobias": 240, "winogender": 240, "stereoset": 200, "crows_pairs": 200, "bbq": 220}
 """How many items of each benchmark are drawn at random, of those of Winogender that name both people."""
 HIT: dict[str, Callable[[pd.DataFrame], pd.Series[bool]]] = {
     "winobias": lambda f: f["chosen"] == f["answer"],
@@ -97,7 +97,9 @@ def sealed(model: str, kind: str) -> None:
         lm = lm or sl.load(model)
         task = sl.tasks.sealed("who-is" if kind == "pictures" else "pronoun")
         made, start = None if seed is None else steering(model, seed), time.perf_counter()
-        settings = {} if made is None else {key: made.provenance[key] for key in RECIPE if key in made.provenance}
+        settings = (
+            {"text": ""} if made is None else {key: made.provenance[key] for key in RECIPE if key in made.provenance}
+        )
         recipe = {"method": "nothing" if made is None else "DSO as shipped", "model": model, "setting": settings}
         with opened(task, recipe, seed=seed or 0) as entry:
             found = decisions(lm, asked(model, task), made)
