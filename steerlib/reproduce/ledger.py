@@ -43,6 +43,11 @@ def ledger_path() -> Path:
     return Path(chosen) if chosen else data_path("claims.yml")
 
 
+LOADER = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # in C where PyYAML has it: a chapter reads the ledger at every claim
+
+
 def load_ledger(path: Path | None = None) -> dict[str, Claim]:
     """Read and check the ledger.
 
@@ -81,7 +86,7 @@ def parse_ledger(text: str, name: str) -> dict[str, Claim]:
         SteerlibError: as `load_ledger`.
     """
     try:
-        entries = yaml.safe_load(text)
+        entries = yaml.load(text, Loader=LOADER)
     except yaml.YAMLError as error:
         raise SteerlibError(f"{name} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
