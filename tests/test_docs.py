@@ -175,11 +175,7 @@ NOT_PROSE = (r"(?s)\$\$.*?\$\$", r"\$[^$]*\$", r"\{[\w:]+\}`[^`]*`", r"`[^`]*`",
 TYPED = r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?= ?%| per ?cent| times\b)|(?<![\w.])\d+\.\d+"  # 59 %, 35 times, 0.41
 
 
-def chapters(*left: str) -> Any:
-    """Run a test on every chapter; those that are left are known to fail, and are taken out here once they no longer do."""
-    fails = pytest.mark.xfail(strict=True, reason="some numbers are still typed")
-    some = [pytest.param(path, marks=[fails] if path.stem[:2] in left else []) for path in CHAPTERS]
-    return pytest.mark.parametrize("chapter", some, ids=lambda path: path.stem)
+chapters = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 
 
 def cells(chapter: Path, kind: str) -> list[dict[str, Any]]:
@@ -218,19 +214,19 @@ def settings_of(chapter: Path) -> set[float]:
     return {float(number.replace("_", "")) for number in re.findall(r"(?<![\w.])\d[\d_]*(?:\.\d+)?(?:e-?\d+)?", code)}
 
 
-@chapters("03")
+@chapters
 def test_the_digits_of_an_alt_text_come_from_the_run(chapter: Path) -> None:
     alts = [cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "") for cell in cells(chapter, "code")]
     assert {alt: typed for alt in alts if (typed := typed_in_alt(alt))} == {}
 
 
-@chapters()
+@chapters
 def test_no_measured_number_is_typed_into_prose(chapter: Path) -> None:
     text = "\n\n".join("".join(cell["source"]) for cell in cells(chapter, "markdown"))
     assert typed_in_prose(text, settings_of(chapter)) == []
 
 
-@chapters()
+@chapters
 def test_the_numbers_of_an_alt_text_are_in_the_ledger(chapter: Path) -> None:
     ledger = load_ledger()
     for cell in cells(chapter, "code"):
