@@ -94,10 +94,11 @@ def test_a_method_is_scored_under_one_recipe_or_with_a_reason_that_stays(tmp_pat
 
 def test_every_score_of_the_ladder_is_in_the_log_and_no_sealed_item_chose_anything() -> None:
     lines = read_log()
-    assert lines and {line["items"] for line in lines} == {MODULE.DIGESTS["pronoun"][:12]}
+    assert lines and {line["items"] for line in lines} == {MODULE.DIGESTS[kind][:12] for kind in ("pronoun", "who-is")}
     for file in data_path("ladder").glob("*-?.json"):
         run = json.loads(file.read_text(encoding="utf-8"))
-        mine = [line for line in lines if (line["method"], line["seed"]) == (run["method"], run["seed"])]
+        same = (run["method"], run["seed"], "smollm2", "sealed-pronoun")
+        mine = [line for line in lines if (line["method"], line["seed"], line["model"], line["set"]) == same]
         assert mine[-1]["setting"] == run["setting"], file.name
         assert mine[-1]["bias"] == pytest.approx(run["sealed"]["per_occupation_bias"]["value"]), file.name
         chosen = json.loads((file.parent / "chosen" / f"{file.stem[:-2]}.json").read_text(encoding="utf-8"))
