@@ -21,7 +21,8 @@ import pandas as pd
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.decisions import PER_CLUSTER, DecisionBias
 from steerlib.evaluate.floor import distance
-from steerlib.evaluate.intervals import ENOUGH, Estimate, Floats, ratio, spread
+from steerlib.evaluate.intervals import ENOUGH, Estimate, Floats, check_resamples, ratio, spread
+from steerlib.evaluate.reduction import families_of
 
 Answers = DecisionBias | pd.DataFrame
 """A result of `decision_bias`, or a frame of P(first of two groups) with a row per cluster and a column per wording."""
@@ -67,13 +68,12 @@ def over_wordings(
         raise SteerlibError("there is nothing to estimate: give at least one result of decision_bias.")
     if metric not in PER_CLUSTER:
         raise SteerlibError(f"there is no metric '{metric}' per wording: use {', '.join(PER_CLUSTER)}.")
-    if isinstance(resamples, bool) or not isinstance(resamples, (int, np.integer)) or resamples < 2:
-        raise SteerlibError(f"resamples is how often the clusters are drawn, 2 or more, not {resamples!r}.")
+    check_resamples(resamples)
     tables = [_table(result, metric) for result in [*several, *([] if unsteered is None else [unsteered])]]
     first = tables[0][0]
     if any(names != first for names, _ in tables):
         raise SteerlibError("results over wordings are compared on the same items: clusters or wordings differ.")
-    names, family = np.unique(_families(several[0], first[0]), return_inverse=True)
+    names, family = np.unique(families_of(several[0], first[0]), return_inverse=True)
     wordings = len(first[1])
     n = min(len(names), wordings)
     rng = np.random.default_rng(seed)
@@ -101,13 +101,6 @@ def over_wordings(
     value = float(values[0])
     found = Estimate(value, math.nan, math.nan, n) if n < ENOUGH else spread(value, values[1:], n, bounds=bounds)
     return found if unsteered is None else Estimate(1 - found.value, 1 - found.high, 1 - found.low, n)
-
-
-def _families(result: Answers, clusters: list[str]) -> list[str]:
-    """What each cluster is drawn with: its family, where that is known."""
-    if isinstance(result, pd.DataFrame):
-        return clusters
-    return [str(name) for name in result.per_occupation.set_index(result.about)["family"].loc[clusters]]
 
 
 def _table(result: Answers, metric: str) -> tuple[tuple[list[str], list[str]], Floats]:

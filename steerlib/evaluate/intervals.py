@@ -107,8 +107,7 @@ def bootstrap(
     """
     if len(clusters) == 0:
         raise SteerlibError("there is nothing to estimate: no item was scored.")
-    if isinstance(resamples, bool) or not isinstance(resamples, (int, np.integer)) or resamples < 2:
-        raise SteerlibError(f"resamples is how often the clusters are drawn, 2 or more, not {resamples!r}.")
+    check_resamples(resamples)
     if not np.isfinite(clusters).all():
         raise SteerlibError("an estimate needs finite numbers: a score is NaN or infinite.")
     value = float(statistic(clusters))
@@ -164,6 +163,12 @@ def spread(
     if bounds is not None:  # the value lies on one of them
         low, high = max(low, bounds[0]), min(high, bounds[1])
     return Estimate(value, float(low), float(high), n)
+
+
+def check_resamples(resamples: object) -> None:
+    """Refuse a number of resamples that is not a whole number of 2 or more."""
+    if isinstance(resamples, bool) or not isinstance(resamples, (int, np.integer)) or resamples < 2:
+        raise SteerlibError(f"resamples is how often the clusters are drawn, 2 or more, not {resamples!r}.")
 
 
 def quantile(n: int, p: float = 0.5 + LEVEL / 2) -> float:

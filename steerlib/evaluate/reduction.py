@@ -73,7 +73,7 @@ def reduction(
                 "a reduction compares the same items before and after: their numbers differ in a cluster."
             )
     end = np.mean([values.loc[start.index].to_numpy() for values, _ in ends], axis=0)
-    data = together(np.stack([start * weight, end * weight], axis=-1), _families(before, start.index))
+    data = together(np.stack([start * weight, end * weight], axis=-1), families_of(before, start.index.tolist()))
     if not np.isfinite(data).all():
         raise SteerlibError("a reduction needs finite numbers: a value is NaN or infinite.")
     if abs(total := data[:, 0].sum()) < 1e-12:
@@ -87,9 +87,7 @@ def reduction(
     found = bootstrap(left, data, bounds=bounds, resamples=resamples, seed=seed)
     if found.value == found.high == 0.0:  # nothing is left, in any cluster
         found = replace(found, high=reach(found.n))
-    elif (
-        found.high - found.low < 1e-9 and np.isin(np.abs(data), (0.0, 1.0)).all()
-    ):  # all or nothing, and none has changed
+    elif found.high - found.low < 1e-9 and np.isin(np.abs(data), (0.0, 1.0)).all():  # yes or no, and none has changed
         found = replace(found, low=max(0.0, found.value - reach(found.n)), high=found.value + reach(found.n))
     return Estimate(1 - found.value, 1 - found.high, 1 - found.low, found.n)
 
@@ -107,8 +105,8 @@ def _values(biases: Biases, metric: str) -> tuple[pd.Series[float], pd.Series[fl
     return values, pd.Series(1.0, values.index)
 
 
-def _families(biases: Biases, names: pd.Index) -> list[object]:
-    """Which clusters are drawn together: those of a family, where that is known."""
+def families_of(biases: object, names: Sequence[str]) -> list[str]:
+    """What each cluster is drawn with: its family, where a result of `decision_bias` knows it, else only itself."""
     if isinstance(biases, DecisionBias):
-        return biases.per_occupation.set_index(biases.about)["family"].loc[names].tolist()
-    return names.tolist()
+        return [str(name) for name in biases.per_occupation.set_index(biases.about)["family"].loc[list(names)]]
+    return [str(name) for name in names]
