@@ -52,9 +52,9 @@ def reduction(
         >>> before = {"nurse": 0.8, "pilot": 0.5, "cook": 0.3, "clerk": 0.4}
         >>> after = {"nurse": 0.3, "pilot": 0.3, "cook": 0.2, "clerk": 0.2}
         >>> print(reduction(before, after))
-        0.500 [0.213, 0.682]
+        0.500 [0.216, 0.681]
         >>> print(reduction(before, [after, before]))
-        0.250 [0.128, 0.355]
+        0.250 [0.129, 0.354]
     """
     several = [after] if isinstance(after, (DecisionBias, Mapping, pd.Series)) else list(after)
     if not several:
