@@ -11,7 +11,12 @@ from steerlib.tasks.benchmarks.winogender import winogender
 from steerlib.tasks.coreference import SENTENCES, Sentence, coreference
 from steerlib.tasks.describe import Portrait, describe
 from steerlib.tasks.folder import from_folder
+from steerlib.tasks.hub.own_pictures import photos_from
+from steerlib.tasks.hub.pairs import pairs
+from steerlib.tasks.hub.photo import Photo
+from steerlib.tasks.hub.social_counterfactuals import social_counterfactuals
 from steerlib.tasks.item import Item, Task, occupations
+from steerlib.tasks.pair_item import PairItem, Person
 from steerlib.tasks.people import (
     GENDERS,
     OCCUPATIONS,
@@ -27,7 +32,7 @@ from steerlib.tasks.people import (
 from steerlib.tasks.pronoun import TEMPLATES, TRAINING_TEMPLATES, Template, pronoun
 from steerlib.tasks.sealed import choosing, sealed
 from steerlib.tasks.table import from_csv, from_frame
-from steerlib.tasks.who_is import PairItem, Person, who_is
+from steerlib.tasks.who_is import who_is
 
 __all__ = [
     "AGE_WORDINGS",
@@ -45,6 +50,7 @@ __all__ = [
     "Item",
     "PairItem",
     "Person",
+    "Photo",
     "Portrait",
     "Scene",
     "Sentence",
@@ -62,11 +68,14 @@ __all__ = [
     "from_folder",
     "from_frame",
     "occupations",
+    "pairs",
     "people",
+    "photos_from",
     "pronoun",
     "scene",
     "sealed",
     "side_by_side",
+    "social_counterfactuals",
     "stereoset",
     "who_is",
     "winobias",
