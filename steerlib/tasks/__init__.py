@@ -15,6 +15,7 @@ from steerlib.tasks.hub.own_pictures import photos_from
 from steerlib.tasks.hub.pairs import pairs
 from steerlib.tasks.hub.photo import Photo
 from steerlib.tasks.hub.social_counterfactuals import social_counterfactuals
+from steerlib.tasks.hub.synthbias import synthbias
 from steerlib.tasks.item import Item, Task, occupations
 from steerlib.tasks.pair_item import PairItem, Person
 from steerlib.tasks.people import (
@@ -77,6 +78,7 @@ __all__ = [
     "side_by_side",
     "social_counterfactuals",
     "stereoset",
+    "synthbias",
     "who_is",
     "winobias",
     "winogender",

@@ -170,7 +170,8 @@ def _plain(job: str) -> str:
 
 def _chosen(rows: pd.DataFrame, jobs: list[str], sets: int, seed: int, name: str) -> pd.DataFrame:
     """The rows of some sets of each occupation, in the order in which photos are given."""
-    kept, few = [], []
+    kept: list[pd.DataFrame] = []
+    few: list[str] = []
     for job in jobs:
         some = rows[rows["occupation"] == job]
         there = sorted(set(some["counterfactual_set"]))
