@@ -83,7 +83,7 @@ def test_items_have_the_form_of_the_coreference_task(file: Path) -> None:
     assert synthbias(file, "all").about == coreference("test").about
     women = occupations().set_index("occupation")["percent_women"]
     for item in synthbias(file, "all"):
-        assert item.statistic == (women[item.cluster] if item.cluster in women else None)
+        assert item.statistic == women.get(item.cluster)
         text = str(item.prompt).lower()
         assert text.index(item.options[0].strip().lower()) < text.index(item.options[1].strip().lower())
 

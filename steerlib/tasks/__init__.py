@@ -4,6 +4,7 @@ from steerlib.tasks.age import AGE_WORDINGS, AgeWording, activities, age
 from steerlib.tasks.article import article
 from steerlib.tasks.benchmarks.bbq import bbq
 from steerlib.tasks.benchmarks.crows_pairs import crows_pairs
+from steerlib.tasks.benchmarks.multibbq import multibbq
 from steerlib.tasks.benchmarks.source import BenchmarkItem
 from steerlib.tasks.benchmarks.stereoset import stereoset
 from steerlib.tasks.benchmarks.winobias import winobias
@@ -11,11 +12,13 @@ from steerlib.tasks.benchmarks.winogender import winogender
 from steerlib.tasks.coreference import SENTENCES, Sentence, coreference
 from steerlib.tasks.describe import Portrait, describe
 from steerlib.tasks.folder import from_folder
+from steerlib.tasks.hub.facet import facet
 from steerlib.tasks.hub.own_pictures import photos_from
 from steerlib.tasks.hub.pairs import pairs
 from steerlib.tasks.hub.photo import Photo
 from steerlib.tasks.hub.social_counterfactuals import social_counterfactuals
 from steerlib.tasks.hub.synthbias import synthbias
+from steerlib.tasks.hub.visogender import visogender
 from steerlib.tasks.item import Item, Task, occupations
 from steerlib.tasks.pair_item import PairItem, Person
 from steerlib.tasks.people import (
@@ -65,9 +68,11 @@ __all__ = [
     "coreference",
     "crows_pairs",
     "describe",
+    "facet",
     "from_csv",
     "from_folder",
     "from_frame",
+    "multibbq",
     "occupations",
     "pairs",
     "people",
@@ -79,6 +84,7 @@ __all__ = [
     "social_counterfactuals",
     "stereoset",
     "synthbias",
+    "visogender",
     "who_is",
     "winobias",
     "winogender",
