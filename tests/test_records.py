@@ -18,13 +18,17 @@ import yaml
 
 from steerlib.__main__ import main
 from steerlib.errors import SteerlibError
+from steerlib.reproduce.checkout import read_records
+from steerlib.reproduce.claims import anchor
 from steerlib.reproduce.device import device, hub_revisions, named, software
 from steerlib.reproduce.fingerprint import file_hash, made_of, weights
 from steerlib.reproduce.kernel import environment
 from steerlib.reproduce.ledger import load_ledger
-from steerlib.reproduce.machines import FORMAT, add, read_machine, read_machines, tally
+from steerlib.reproduce.machines import FORMAT, Machine, add, read_machine, read_machines, tally
 from steerlib.reproduce.make_record import make
 from steerlib.reproduce.record import read_record, seal, write_json, write_record
+from steerlib.reproduce.report import report
+from steerlib.reproduce.verdicts import Verdict, check
 
 keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="no ssh-keygen here")
 CLAIMS = {"first.bias.before": 0.6, "first.bias.after": 0.2, "second.bias.before": -0.8}
@@ -389,6 +393,114 @@ def test_a_run_of_the_book_makes_a_record(book: Path, tmp_path: Path, monkeypatc
     assert record["dirty"] is False and add(book, tmp_path / "run.json").record == read_machines(book)[0].record
 
 
+# ------------------------------------------------------------------------------------------ the page
+
+
+def others(book: Path, made: Path, *values: float, **fields: Any) -> list[Machine]:
+    """A run record for each value of `first.bias.after`, each of its own device, the oldest first."""
+    whole = made.read_text()
+    for number, value in enumerate(values, start=1):
+        made.write_text(whole)
+
+        def change(record: dict[str, Any], number: int = number, value: float = value) -> None:
+            record["claims"]["first.bias.after"]["value"] = value
+            record["device"] = {"processor": f"Processor {number}", "cores": 4, "memory": 16.0}
+            record.update({"date": f"2026-01-{number:02d} 00:00 UTC"} | fields)
+
+        changed(made, change)
+        add(book, made)
+    return read_machines(book)
+
+
+def page(book: Path, machines: list[Machine], word: str = "holds") -> dict[str, str]:
+    records = read_records(book)
+    verdicts = check(load_ledger(book / "data" / "claims.yml"), records)
+    verdicts = [
+        Verdict(v.claim, None, word) if word != "holds" and v.claim.id == "first.bias.after" else v for v in verdicts
+    ]
+    return report(verdicts, records, machines)
+
+
+def claim_row(tables: dict[str, str], id: str = "first.bias.after") -> str:
+    return re.findall(rf'(?s)<tr id="{anchor(id)}".*?</tr>', tables["claims"])[0]
+
+
+def test_numbers_of_other_machines_are_side_by_side(book: Path, made: Path) -> None:
+    tables = page(book, others(book, made, 0.2, 0.21))
+    one = claim_row(tables)
+    assert "<details><summary>2 machines: 0.200, 0.210</summary>" in one and 'data-others="agree"' in one
+    assert '0.200: <a href="#machine-1">1</a> Processor 1, 4 cores' in one
+    assert '0.210: <a href="#machine-2">2</a> Processor 2, 4 cores' in one
+    assert "<strong>" not in one and "<details><summary>2 machines: -0.800</summary>" in claim_row(
+        tables, "second.bias.before"
+    )
+    rows = re.findall(r'(?s)<tr id="machine-(\d+)">.*?</tr>', tables["machines"])
+    assert rows == ["2", "1"] and tables["machines"].count("3 as recorded") == 2  # the newest first
+
+
+def test_a_number_that_differs_comes_first_is_marked_and_names_its_machine(book: Path, made: Path) -> None:
+    tables = page(book, others(book, made, 0.2, 0.23, 0.2, 0.2, 0.2, -0.2))
+    one = claim_row(tables)
+    assert 'data-others="differ"' in one and "<details open><summary>6 machines: " in one
+    items = re.findall(r"<li>(.*?)</li>", one)
+    assert len(items) == 3 and items[2] == "0.200: machines 1, 3–5"
+    assert items[0].startswith("<strong>-0.200 misses</strong>: <a") and "Processor 6" in items[0]
+    assert items[1].startswith("<strong>0.230 misses</strong>: <a") and "Processor 2" in items[1]
+    rows = re.findall(r'(?s)<tr id="machine-(\d+)">.*?</tr>', tables["machines"])
+    assert rows == ["6", "2", "5", "4", "3", "1"]
+    assert tables["machines"].count("<strong>2 as recorded, 1 missed</strong>") == 2
+
+
+def test_drifted_on_another_machine_is_marked_too(book: Path, made: Path) -> None:
+    entries = yaml.safe_load((book / "data" / "claims.yml").read_text())
+    entries[1] |= {"kind": "at_most", "bound": 0.5}
+    (book / "data" / "claims.yml").write_text(yaml.safe_dump(entries, sort_keys=False))
+    assert "<strong>0.300 drifted</strong>" in claim_row(page(book, others(book, made, 0.3)))
+
+
+def test_what_was_never_run_here_has_the_number_of_the_machine_that_ran_it(book: Path, made: Path) -> None:
+    alone = page(book, [], word="never run")
+    assert "<strong>never run</strong>" in claim_row(alone) and "**1 never run**" in alone["counts"]
+    good = page(book, others(book, made, 0.2), word="never run")
+    one = claim_row(good)
+    assert "never run" not in good["claims"] + good["counts"] and 'data-verdict="holds"' in one
+    assert 'holds <i>on <a href="#machine-1">machine 1</a>, not here</i>' in one and "0.200 " in one
+    bad = page(book, others(book, made, 0.21, 0.5, 0.19), word="never run")  # the worst of them counts
+    assert 'data-verdict="misses"' in claim_row(bad) and "**1 miss**" in bad["counts"]
+    assert "<strong>misses</strong>" in claim_row(bad)
+
+
+def test_what_was_run_here_keeps_its_own_verdict(book: Path, made: Path) -> None:
+    one = claim_row(page(book, others(book, made, -0.2)))
+    assert 'data-verdict="holds"' in one and 'data-label="Got">0.200 no interval, n = 9<details open>' in one
+
+
+def test_under_other_parameters_nothing_is_compared(book: Path, made: Path) -> None:
+    changed(made, lambda record: record["claims"]["first.bias.after"].update(verdict="other parameters"))
+    tables = page(book, others(book, made, 0.5))
+    assert 'data-others="none"' in claim_row(tables) and "2 as recorded, 1 not compared" in tables["machines"]
+
+
+def test_whatever_a_record_says_is_shown_as_text(book: Path, made: Path) -> None:
+    evil = "<script>alert(1)</script>\n\n# x"
+    changed(made, lambda record: record["software"].update({evil: evil}))
+    changed(made, lambda record: record.update(by=evil, profile=evil, models={evil: evil}))
+    changed(made, lambda record: record["device"].update(gpu=evil, gpus=1, gpu_memory=evil, driver=evil, cuda=evil))
+    changed(made, lambda record: record["claims"]["first.bias.after"].update(value=0.5))
+    add(book, made)
+    tables = page(book, read_machines(book))
+    for made_of_it in (tables["machines"], claim_row(tables)):
+        assert "<script" not in made_of_it and "&lt;script&gt;" in made_of_it
+        assert "\n\n" not in made_of_it  # which would end the HTML and begin Markdown
+
+
+def test_a_page_stays_light_with_many_machines(book: Path, made: Path) -> None:
+    few = sum(map(len, page(book, others(book, made, 0.2)).values()))
+    many = page(book, others(book, made, *[0.2 + number / 1000 for number in range(2, 21)]))
+    assert len(claim_row(many, "second.bias.before")) < 60 + len(claim_row(page(book, []), "second.bias.before")) + 120
+    assert sum(map(len, many.values())) < few + 20 * 1500
+
+
 # ------------------------------------------------------------------------------------------ signatures
 
 
@@ -459,6 +571,13 @@ def test_without_ssh_keygen_a_signed_record_is_not_taken_for_an_unsigned_one(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SteerlibError, match=r"^signatures need ssh-keygen.*\.$"):
         read_machine(tmp_path / "run.json", book / "none")
+
+
+@pytest.mark.parametrize("words", [["record"], ["record", "make"], ["record", "add"], ["record", "list"]])
+def test_help_is_there_with_an_example(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--help"])
+    assert stop.value.code == 0 and "\n  steerlib record" in capsys.readouterr().out
 
 
 def test_a_signature_without_its_record_is_named(book: Path, made: Path) -> None:
