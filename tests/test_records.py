@@ -199,6 +199,10 @@ def test_models_of_the_hub_are_named_with_their_commits(cache: Path) -> None:
         patch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(cache / "hub"), raising=False)
         assert hub_revisions(["sl.load('owner/cached')", "owner/other-one"]) == {"owner/cached": "0123456789" * 4}
         assert hub_revisions([]) == {}
+        old = "abcdef0123" * 4  # a chapter that asks for a commit has that one
+        shutil.copytree(commit, commit.with_name(old))
+        assert hub_revisions(["owner/other"]) == {"owner/other": "0123456789" * 4}
+        assert hub_revisions([f"model='owner/other@{old}'"]) == {"owner/other": old}
 
 
 def test_a_gpu_is_what_a_device_is_called_by() -> None:
@@ -444,8 +448,8 @@ def test_a_number_that_differs_comes_first_is_marked_and_names_its_machine(book:
     assert 'data-others="differ"' in one and "<details open><summary>6 machines: " in one
     items = re.findall(r"<li>(.*?)</li>", one)
     assert len(items) == 3 and items[2] == "0.200: machines 1, 3–5"
-    assert items[0].startswith("<strong>-0.200 misses</strong>: <a") and "Processor 6" in items[0]
-    assert items[1].startswith("<strong>0.230 misses</strong>: <a") and "Processor 2" in items[1]
+    assert items[0].startswith("<strong>-0.200 (-0.4) misses</strong>: <a") and "Processor 6" in items[0]
+    assert items[1].startswith("<strong>0.230 (+0.03) misses</strong>: <a") and "Processor 2" in items[1]
     rows = re.findall(r'(?s)<tr id="machine-(\d+)">.*?</tr>', tables["machines"])
     assert rows == ["6", "2", "5", "4", "3", "1"]
     assert tables["machines"].count("<strong>2 as recorded, 1 missed</strong>") == 2
@@ -455,7 +459,7 @@ def test_drifted_on_another_machine_is_marked_too(book: Path, made: Path) -> Non
     entries = yaml.safe_load((book / "data" / "claims.yml").read_text())
     entries[1] |= {"kind": "at_most", "bound": 0.5}
     (book / "data" / "claims.yml").write_text(yaml.safe_dump(entries, sort_keys=False))
-    assert "<strong>0.300 drifted</strong>" in claim_row(page(book, others(book, made, 0.3)))
+    assert "<strong>0.300 (+0.1) drifted</strong>" in claim_row(page(book, others(book, made, 0.3)))
 
 
 def test_what_was_never_run_here_has_the_number_of_the_machine_that_ran_it(book: Path, made: Path) -> None:

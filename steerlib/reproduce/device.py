@@ -57,7 +57,7 @@ def hub_revisions(texts: Iterable[str]) -> dict[str, str]:
         texts: what was run: executed notebooks, parameters.
 
     Returns:
-        The commit that the cache has as the newest, by "OWNER/NAME" ("datasets/OWNER/NAME" for a data set).
+        The commit by "OWNER/NAME" ("datasets/OWNER/NAME" for a data set): the one that a text gives after an @, else the newest.
     """
     try:
         repositories = scan_cache_dir().repos
@@ -65,9 +65,11 @@ def hub_revisions(texts: Iterable[str]) -> dict[str, str]:
         return {}
     said, found = "\n".join(texts), {}
     for one in repositories:
-        if one.revisions and re.search(rf"(?<![\w./-]){re.escape(one.repo_id)}(?![\w-])", said):
+        asked = re.search(rf"(?<![\w./-]){re.escape(one.repo_id)}(?:@([0-9a-f]{{40}})|(?![\w-]))", said)
+        if asked and one.revisions:
             newest = one.refs.get("main") or max(one.revisions, key=lambda revision: revision.last_modified)
-            found[one.repo_id if one.repo_type == "model" else f"{one.repo_type}s/{one.repo_id}"] = newest.commit_hash
+            place = one.repo_id if one.repo_type == "model" else f"{one.repo_type}s/{one.repo_id}"
+            found[place] = asked[1] or newest.commit_hash
     return dict(sorted(found.items()))
 
 

@@ -91,7 +91,9 @@ def beside(one: Claim, machines: Mapping[int, Machine]) -> tuple[str, str]:
     for number, machine in machines.items():
         if both := worded(one, machine):
             got, word = both
-            lines.setdefault((_rank(word), word, show(got.value)), []).append(number)
+            drift = Verdict(one, got, word).drift
+            by = f" ({drift:+.2g})" if word in WORSE and drift else ""  # which may not show in three digits
+            lines.setdefault((_rank(word), word, show(got.value) + by), []).append(number)
     if not lines:
         return "", "none"
     count, off = sum(map(len, lines.values())), [key for key in lines if key[1] in WORSE]
