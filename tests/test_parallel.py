@@ -39,7 +39,8 @@ JOBS = "job;stereotype\nplumber;man\nnurse;woman\npilot;man\nlibrarian;woman\nco
 
 def start(*words: str) -> subprocess.CompletedProcess[str]:
     """Two processes; a deadlock ends the test."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    launch += ["--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     return subprocess.run(
         [*launch, *words], capture_output=True, text=True, timeout=200, check=False, env=ENVIRONMENT, cwd=ROOT
     )
@@ -178,18 +179,6 @@ def test_the_commands_write_what_one_process_writes_and_only_the_first_one_speak
         got = measured[0]["numbers"][name]
         assert got == (None if expected is None else pytest.approx(expected, abs=1e-5)), name
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
-
-
-def test_accelerate_starts_the_command_and_a_refusal_is_one_sentence(folder: Path) -> None:
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-    launch += ["--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    words = ["-m", "steerlib", "measure", str(folder / "model"), "--task", "pronoun:validation", "--strength", "1"]
-    done = subprocess.run(
-        [*launch, *words], capture_output=True, text=True, timeout=200, check=False, env=ENVIRONMENT, cwd=ROOT
-    )
-    assert done.returncode != 0
-    told = [line for line in done.stderr.splitlines() if line.startswith("steerlib: ")]
-    assert told == ["steerlib: --strength is that of a steering: name its file with --steering."]
 
 
 def test_one_process_makes_no_group_and_divides_nothing() -> None:

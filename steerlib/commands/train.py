@@ -101,7 +101,7 @@ def run(chosen: argparse.Namespace) -> int:
         refuse_place(chosen.out)
         given = settings(chosen.method_option, "--method-option")
         make = (
-            _learning(chosen, given) if chosen.method in LEARNED else _reading(chosen, given)
+            learning(chosen, given) if chosen.method in LEARNED else reading(chosen, given)
         )  # refuses before it loads
         task = task_of(chosen.task, settings(chosen.task_option, "--task-option"))
         model = loaded(chosen.model, here, chosen.device, settings(chosen.load_option, "--load-option"))
@@ -112,7 +112,7 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _learning(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Callable[[Model, Task], Steering]:
+def learning(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Callable[[Model, Task], Steering]:
     """How a method that learns from decisions is called."""
     method = LEARNED[chosen.method]
     own, ours = {field.name for field in fields(Training)}, set(options_of(method)) - {"checkpoint", "progress"}
@@ -134,7 +134,7 @@ def _learning(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Callable[
     return lambda model, task: method(model, task, training, checkpoint=_checkpoint(chosen), **more)
 
 
-def _reading(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Callable[[Model, Task], Steering]:
+def reading(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Callable[[Model, Task], Steering]:
     """How a method that reads activations is called."""
     method = READ[chosen.method]
     known = options_of(method)
