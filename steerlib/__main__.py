@@ -1,4 +1,4 @@
-"""The command line: `steerlib reproduce | check | record | book | assets | doctor`, a thin face of the library.
+"""The command line: `steerlib reproduce | check | record | book | assets | doctor | train | measure`, a thin face of the library.
 
 Exit status:
     0    every claim that was judged holds (or nothing was judged because other parameters were asked for); nothing is wrong with a model
@@ -11,10 +11,12 @@ Exit status:
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from steerlib.commands import measure, train
 from steerlib.errors import SteerlibError
 from steerlib.reproduce.terminal import degrade
 
@@ -41,11 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "book": _book,
         "assets": _assets,
         "doctor": _doctor,
+        "train": train.run,
+        "measure": measure.run,
     }
     try:
         return commands[chosen.command](chosen)
     except SteerlibError as error:
-        print(f"steerlib: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes, all of which stop with the same sentence
+            print(f"steerlib: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:  # a plain `pip install`, which leaves the book's tools out
         print(
@@ -321,6 +326,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     tried.add_argument("name", metavar="NAME", help="as steerlib.load takes it: a hub id, a folder, smollm2")
+
+    train.add(commands)
+    measure.add(commands)
     return parser
 
 
