@@ -81,6 +81,7 @@ def _reproduce(chosen: argparse.Namespace) -> int:
     outcome = reproduce(
         find_root(),
         chosen.chapters,
+        profile=chosen.profile,
         parameters=values,
         resume=chosen.resume,
         stall=chosen.stall,
@@ -93,22 +94,30 @@ def _check(chosen: argparse.Namespace) -> int:
     from steerlib.reproduce.accept import ACCEPTABLE, accept
     from steerlib.reproduce.checkout import choose, find_root, notebooks, read_ledger, read_records
     from steerlib.reproduce.fingerprint import stale
+    from steerlib.reproduce.profiles import USUAL, read_profile
     from steerlib.reproduce.verdicts import check, conclude, table
 
     root = find_root()
-    names = choose(chosen.chapters, notebooks(root))
-    records = read_records(root, names)
+    known = notebooks(root)
+    profile = read_profile(root, chosen.profile, known)
+    names = choose(chosen.chapters, list(profile.chapters))
+    records = read_records(root, names, profile.name)
     if not records:
-        raise SteerlibError("nothing has been run yet: `steerlib reproduce` runs the chapters.")
+        with_it = "" if profile.name == USUAL else f" --profile {profile.name}"
+        raise SteerlibError(f"nothing has been run yet: `steerlib reproduce{with_it}` runs the chapters.")
     changed = stale(root, records)
     old = {} if chosen.stale_ok else changed
+    if chosen.accept and profile.name != USUAL:
+        raise SteerlibError(
+            "the numbers of other profiles than the book's own are the papers': a run cannot change them."
+        )
     if chosen.accept:
         strict = check(read_ledger(root), records, stale=changed)
         print(accept(root / "data" / "claims.yml", strict) or "nothing to accept", end="\n\n")
         left = {v.claim.chapter for v in strict if v.word == "stale" or (v.word in ACCEPTABLE and not v.sound)}
         for name in sorted(left):
             print(f"not accepted: the numbers of {name}, which did not run to its end or changed since")
-    verdicts = check(read_ledger(root), records, stale=old)
+    verdicts = check(read_ledger(root), records, stale=old, profile=profile.name, rehearses=profile.rehearses)
     outcome = conclude(verdicts, records, old, names)
     print(f"{table(outcome.verdicts)}\n\n{outcome}")
     return outcome.status
@@ -166,6 +175,9 @@ def _doctor(chosen: argparse.Namespace) -> int:
     return 0 if found.healthy else 1
 
 
+PROFILE = "models, data and sample sizes, by the name of a file in profiles/: cpu (default), tiny, gpu-small, gpu"
+
+
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -188,10 +200,13 @@ def _parser() -> argparse.ArgumentParser:
         "  steerlib reproduce 03               one chapter, by its number or its file name\n"
         "  steerlib reproduce --resume         only what changed since it last ran\n"
         "  steerlib reproduce 03 -p seed 1     with another value of one of its parameters;\n"
-        "                                      its claims are then shown, but not judged",
+        "                                      its claims are then shown, but not judged\n"
+        "  steerlib reproduce --profile gpu    the papers' own models and data, which need a GPU;\n"
+        "                                      judged against the papers' numbers",
         formatter_class=raw,
     )
     run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="03, or a file name (default: all)")
+    run.add_argument("--profile", default="cpu", metavar="NAME", help=PROFILE)
     run.add_argument(
         "-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
         help="set one of the chapter's parameters; can be repeated",
@@ -237,6 +252,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     judge.add_argument("chapters", nargs="*", metavar="CHAPTER", help="03, or a file name (default: all)")
+    judge.add_argument("--profile", default="cpu", metavar="NAME", help=PROFILE)
     judge.add_argument("--accept", action="store_true", help="make the measured numbers the expected ones")
     judge.add_argument(
         "--stale-ok", action="store_true", help="judge numbers that are older than what they were made of, too"

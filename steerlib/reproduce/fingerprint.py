@@ -19,6 +19,7 @@ from typing import Any
 
 from steerlib.assets import cache_dir
 from steerlib.reproduce.checkout import PACKAGE, executed_path
+from steerlib.reproduce.profiles import USUAL
 from steerlib.reproduce.rules import Claim
 
 SETTINGS = ("STEERLIB_", "TORCH_", "PYTORCH_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_", "CUBLAS_", "CUDA_VISIBLE_DEVICES")
@@ -90,7 +91,7 @@ def stale(root: Path, records: Mapping[str, Mapping[str, Any]]) -> dict[str, lis
         causes = [cause for cause in now if before.get(cause) != now[cause]]
         if any(cached.get(file) != old for file, old in record.get("weights", {}).items()):
             causes.append("the weights or drawings in the cache")
-        copy = executed_path(root, name)
+        copy = executed_path(root, name, record.get("profile", USUAL))
         if "executed" in record and not (copy.is_file() and file_hash(copy) == record["executed"]):
             causes.append("its executed copy")
         if causes:

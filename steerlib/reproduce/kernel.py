@@ -81,7 +81,8 @@ def run_chapter(
     Args:
         root: the checkout.
         name: the chapter's file stem.
-        start: what the record holds from the beginning; `start["parameters"]` go to the notebook.
+        start: what the record holds from the beginning; `start["parameters"]` go to the notebook, and `start["profile"]` says
+            where its record and its executed copy go.
         progress: is kept up to date while the chapter runs.
         stall: the kernel is killed when nothing has moved for that many minutes.
         threads: how many the kernel computes with.
@@ -93,11 +94,11 @@ def run_chapter(
     Raises:
         CancelledError: it was stopped before its end; its record has no status then.
     """
-    path, executed = record_path(root, name), executed_path(root, name)
+    path, executed = record_path(root, name, start["profile"]), executed_path(root, name, start["profile"])
     cached = weights()
     write_record(path, {**start, "made_of": made_of(root, name), "weights": cached})
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # we say ourselves how it went
-    executed.parent.mkdir(exist_ok=True)
+    executed.parent.mkdir(parents=True, exist_ok=True)
     kernel = _kernel(root, name, path, threads)
     stopped = ""
     with ThreadPoolExecutor(1) as pool:
@@ -169,7 +170,7 @@ def environment(root: Path, threads: int) -> dict[str, str]:
 
 def _kernel(root: Path, name: str, record: Path, threads: int) -> AsyncKernelManager:
     """A kernel of the running Python and steerlib, without the user's own IPython settings."""
-    home = root / "_build" / "ipython" / name
+    home = record.parent.parent / "ipython" / name
     home.mkdir(parents=True, exist_ok=True)
     variables = {
         "STEERLIB_RUN": str(record),
