@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fsspec.spec
 import huggingface_hub
 import pandas as pd
 import pytest
@@ -23,7 +24,7 @@ from steerlib.tasks import describe, occupations, social_counterfactuals, who_is
 from steerlib.tasks.hub import repository
 from steerlib.tasks.hub import social_counterfactuals as reader
 
-pytest.importorskip("datasets")
+pytest.importorskip("pyarrow")
 
 JOBS = (("mechanic", 3), ("Nurse", 4), ("chef", 2), ("plumber", 3), ("computer programmer", 2), ("Handball Player", 3))
 NAME = "Intel/SocialCounterfactuals"
@@ -37,25 +38,35 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("copy") / "SocialCounterfactuals", rows)
 
 
+class Ranges(fsspec.spec.AbstractBufferedFile):
+    """A file of the hub as huggingface_hub reads it, over a file here: notes how many bytes are fetched."""
+
+    def __init__(self, file: Path, fetched: list[int], **how: Any) -> None:
+        self.real, self.fetched = file, fetched
+        super().__init__(SimpleNamespace(blocksize=5 << 20), str(file), "rb", size=file.stat().st_size, **how)
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        self.fetched.append(end - start)
+        with self.real.open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+
 @pytest.fixture
 def online(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """The hub, which has the copy; the list says which shards were read."""
-    import datasets
-
     read: list[str] = []
     files = [SimpleNamespace(rfilename=f.relative_to(copy).as_posix()) for f in sorted(copy.rglob("*.parquet"))]
     info = SimpleNamespace(sha=COMMIT, siblings=[SimpleNamespace(rfilename="README.md"), *files])
-    real = datasets.load_dataset
 
-    def load(kind: str, *, data_files: Any, **how: Any) -> Any:
-        (address,) = data_files["rows"]
+    def opened(self: Any, address: str, mode: str, **how: Any) -> Any:
         read.append(address)
         assert address.startswith(f"hf://datasets/{NAME}@{COMMIT}/data/")
-        return real(kind, data_files={"rows": [str(copy / "data" / address.rsplit("/", 1)[-1])]}, **how)
+        return Ranges(copy / "data" / address.rsplit("/", 1)[-1], [], **how)
 
     monkeypatch.setenv("STEERLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name, revision=None: info)
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(huggingface_hub.HfFileSystem, "open", opened)
     repository._say_commit.cache_clear()
     return read
 
@@ -180,6 +191,26 @@ def test_a_filter_leaves_the_other_row_groups_unread(tmp_path: Path) -> None:
         repository.rows_of(found, shard, ("counterfactual_set", "image"))
 
 
+def test_of_a_shard_of_the_hub_only_the_labels_and_the_chosen_sets_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = random.Random(0)
+    rows = counterfactual_rows([("mechanic", 40)])
+    for row in rows:
+        row["image"]["bytes"] = noise.randbytes(20_000)
+    (shard,) = (write_shards(tmp_path, rows, shards=1, group=12) / "data").iterdir()
+    fetched: list[int] = []
+    monkeypatch.setattr(
+        huggingface_hub.HfFileSystem, "open", lambda self, address, mode, **how: Ranges(shard, fetched, **how)
+    )
+    there = repository.Repository(NAME, COMMIT, ("hf://x",))
+    assert len(repository.rows_of(there, "hf://x", reader.LABELS)) == len(rows)
+    assert sum(fetched) < 0.02 * shard.stat().st_size
+    fetched.clear()
+    some = repository.rows_of(there, "hf://x", ("counterfactual_set", "image"), counterfactual_set=["mechanic_3"])
+    assert len(some) == 12 and sum(fetched) < 1.2 * 12 * 20_000 + 70_000
+
+
 def test_a_pinned_commit_that_was_read_before_needs_no_network(
     online: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,18 +269,11 @@ def response(status: int) -> Any:
 
 
 def raised(kind: str) -> Exception:
-    """The real errors, as the hub and datasets raise them."""
-    from datasets.exceptions import DatasetNotFoundError
-
+    """The real errors, as the hub raises them."""
     made: dict[str, Exception] = {
-        "gated": hub.GatedRepoError("403 Client Error. Access to dataset is restricted.", response=response(403)),
-        "gated set": DatasetNotFoundError(
-            f"Dataset '{NAME}' is a gated dataset on the Hub. You must be authenticated."
-        ),
+        "gated": hub.GatedRepoError("403 Client Error. Access is restricted.", response=response(403)),
         "missing": hub.RepositoryNotFoundError("404 Client Error.", response=response(404)),
-        "missing set": DatasetNotFoundError(f"Dataset '{NAME}' doesn't exist on the Hub or cannot be accessed."),
         "revision": hub.RevisionNotFoundError("404 Client Error.", response=response(404)),
-        "script": RuntimeError("Dataset scripts are no longer supported, but found SocialCounterfactuals.py"),
         "offline": hub.OfflineModeIsEnabled("Cannot reach the hub: offline mode is enabled."),
         "connection": http.ConnectError("[Errno -2] Name or service not known"),
         "timeout": http.ReadTimeout("The read operation timed out"),
@@ -261,11 +285,8 @@ def raised(kind: str) -> Exception:
 
 SAYS = {
     "gated": "it is gated: accept its terms at https://huggingface.co/datasets/Intel/SocialCounterfactuals, .* token is needed",
-    "gated set": "it is gated: accept its terms at .* token is needed",
     "missing": "the hub has no such data set, or it is private",
-    "missing set": "the hub has no such data set, or it is private",
     "revision": "it has no such revision",
-    "script": "it asks to run code of its own, a loading script, which steerlib never does",
     "offline": "HF_HUB_OFFLINE keeps from asking the network",
     "connection": "the hub does not answer: .*Name or service not known",
     "timeout": "the hub does not answer: .*timed out",
@@ -279,13 +300,12 @@ SAYS = {
 def test_an_error_of_the_hub_becomes_one_sentence(
     online: list[str], monkeypatch: pytest.MonkeyPatch, kind: str, place: str
 ) -> None:
-    import datasets
-
     def fails(*given: Any, **how: Any) -> Any:
         raise raised(kind)
 
     monkeypatch.setattr(
-        *((huggingface_hub.HfApi, "dataset_info") if place == "finding" else (datasets, "load_dataset")), fails
+        *((huggingface_hub.HfApi, "dataset_info") if place == "finding" else (huggingface_hub.HfFileSystem, "open")),
+        fails,
     )
     with pytest.raises(SteerlibError, match=SAYS[kind]) as told:
         social_counterfactuals("test", revision="main")
@@ -296,7 +316,10 @@ def test_an_error_of_the_hub_becomes_one_sentence(
 def test_a_set_with_a_script_and_no_parquet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     info = SimpleNamespace(sha=COMMIT, siblings=[SimpleNamespace(rfilename="SocialCounterfactuals.py")])
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name, revision=None: info)
-    with pytest.raises(SteerlibError, match="it asks to run code of its own"):
+    with pytest.raises(
+        SteerlibError,
+        match="asks to run code of its own, the loading script SocialCounterfactuals.py, which steerlib never does",
+    ):
         repository.find(NAME, revision="main")
 
 
@@ -360,18 +383,16 @@ def test_a_folder_without_parquet_is_refused(tmp_path: Path) -> None:
         social_counterfactuals("test", source=tmp_path)
 
 
-def test_without_the_package_datasets_one_sentence_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, copy: Path
-) -> None:
+def test_without_pyarrow_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **how: Any) -> Any:
-        if name.split(".")[0] == "datasets":
-            raise ModuleNotFoundError("No module named 'datasets'", name="datasets")
+        if name == "pyarrow.parquet":
+            raise ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")
         return real(name, *rest, **how)
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(
-        SteerlibError, match=r"^reading data sets needs the package datasets: .*pip install 'steerlib\[hub\]'`\.$"
+        SteerlibError, match=r"^reading data sets needs the package pyarrow: .*pip install 'steerlib\[hub\]'`\.$"
     ):
         social_counterfactuals("test", source=copy)

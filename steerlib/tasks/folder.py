@@ -61,6 +61,7 @@ def from_folder(
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> root = Path(tempfile.mkdtemp())
         >>> for file in ("a.png", "b.png"):
         ...     Image.new("RGB", (16, 16)).save(root / file)

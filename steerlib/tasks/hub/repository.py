@@ -1,8 +1,9 @@
 """A data set of the hub, or a copy of it in a folder: its parquet files, and the columns and rows that are wanted of them.
 
-A set comes as shards, data/train-00000-of-00061.parquet and so on. `rows_of` reads a few columns of one shard by the package
-`datasets`, which streams only the byte ranges that hold them; with a filter, only the row groups in which a row may pass. Parquet is
-all that is read: no code of a repository ever runs. A set of the hub is known by its commit, so that it can be read again.
+A set comes as shards, data/train-00000-of-00061.parquet and so on. `rows_of` asks the hub only for the bytes of a shard that hold the
+wanted columns, and with a filter only for the row groups in which a row may pass: nothing is read ahead, since between two pieces of
+a small column lie megabytes of pictures. Parquet is all that is read: no code of a repository ever runs. A set of the hub is known by
+its commit, so that it can be read again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from huggingface_hub import errors as hub
 
 from steerlib.errors import SteerlibError
 
-NEEDED = "reading data sets needs the package datasets: install it with `pip install 'steerlib[hub]'`."
+NEEDED = "reading data sets needs the package pyarrow: install it with `pip install 'steerlib[hub]'`."
 COMMIT = r"[0-9a-f]{40}"
 NETWORK = {"httpx", "httpx2", "httpcore", "requests", "urllib3"}
 """Packages that talk to the hub, whose errors say that it was not reached."""
@@ -106,21 +107,25 @@ def rows_of(repository: Repository, shard: str, columns: Sequence[str], **wanted
         SteerlibError: If a column is missing, or the shard cannot be read.
     """
     check_installed()
-    import datasets
+    import pyarrow.dataset
+    import pyarrow.parquet
 
-    filters = [(column, "in", list(values)) for column, values in wanted.items()] or None
-    options: dict[str, Any] = {"data_files": {"rows": [shard]}, "split": "rows", "streaming": True}
+    filters = [(column, "in", list(values)) for column, values in wanted.items()]
+    passes = pyarrow.parquet.filters_to_expression(filters) if filters else None
     try:
-        stream = datasets.load_dataset("parquet", columns=list(columns), filters=filters, **options)
-        if missing := [column for column in columns if column not in stream.features]:
-            every = ", ".join(datasets.load_dataset("parquet", **options).features)
-            raise SteerlibError(f"the data set '{repository.name}' has no column '{missing[0]}': there are {every}.")
-        tables = [table.to_pandas() for table in stream.with_format("arrow").iter(batch_size=1000)]
+        with _opened(shard) as file:
+            part = pyarrow.dataset.ParquetFileFormat().make_fragment(file)
+            every = part.physical_schema.names
+            if missing := [column for column in columns if column not in every]:
+                raise SteerlibError(
+                    f"the data set '{repository.name}' has no column '{missing[0]}': there are {', '.join(every)}."
+                )
+            rows: pd.DataFrame = part.to_table(columns=list(columns), filter=passes).to_pandas()
     except SteerlibError:
         raise
     except Exception as error:
         raise SteerlibError(explain(repository.name, error, shard)) from error
-    return pd.concat(tables, ignore_index=True)[list(columns)] if tables else pd.DataFrame(columns=list(columns))
+    return rows
 
 
 def is_id(source: str | Path) -> bool:
@@ -133,15 +138,15 @@ def is_id(source: str | Path) -> bool:
 
 
 def check_installed() -> None:
-    """Raise SteerlibError unless the package `datasets` is there."""
+    """Raise SteerlibError unless the package that reads parquet is there."""
     try:
-        import datasets  # noqa: F401
+        import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise SteerlibError(NEEDED) from error
 
 
 def explain(name: str, error: BaseException, shard: str = "") -> str:
-    """The sentence for an error that the hub, datasets or pyarrow raised.
+    """The sentence for an error that the hub or pyarrow raised.
 
     Args:
         name: Of the set.
@@ -155,16 +160,14 @@ def explain(name: str, error: BaseException, shard: str = "") -> str:
     everything = " ".join(" ".join(str(link).split()) for link in chain)
     kinds = {kind.__name__ for link in chain for kind in type(link).__mro__}
     modules = {type(link).__module__.split(".")[0] for link in chain}
-    if "GatedRepoError" in kinds or "gated dataset" in everything:
+    if "GatedRepoError" in kinds:
         what = (
             f"it is gated: accept its terms at https://huggingface.co/datasets/{name}, then log in with `hf auth login`, since a "
             "token is needed"
         )
-    elif "Dataset scripts are no longer supported" in everything or "trust_remote_code" in everything:
-        what = "it asks to run code of its own, a loading script, which steerlib never does: take a copy of it as parquet files"
     elif any(isinstance(link, hub.RevisionNotFoundError) for link in chain):
         what = "it has no such revision: give a branch, a tag or a commit that its page on the hub lists"
-    elif kinds & {"RepositoryNotFoundError", "DatasetNotFoundError", "HFValidationError"}:
+    elif kinds & {"RepositoryNotFoundError", "HFValidationError"}:
         what = "the hub has no such data set, or it is private: check the id, or log in with `hf auth login`"
     elif "OfflineModeIsEnabled" in kinds or "offline mode is enabled" in everything.lower():
         what = "HF_HUB_OFFLINE keeps from asking the network: unset it, or give the folder of a copy as source"
@@ -189,9 +192,18 @@ def _split(name: str, there: dict[str, str], scripts: list[str], split: str) -> 
     if splits:
         raise SteerlibError(f"the data set '{name}' has no split '{split}': there are {', '.join(splits)}.")
     if scripts:
-        refused = RuntimeError(f"Dataset scripts are no longer supported, but found {scripts[0]}")
-        raise SteerlibError(explain(name, refused))
+        raise SteerlibError(
+            f"the data set '{name}' asks to run code of its own, the loading script {scripts[0]}, which steerlib never does: take a copy "
+            "of it as parquet files."
+        )
     raise SteerlibError(f"the data set '{name}' has no parquet files such as data/{split}-00000-of-00001.parquet.")
+
+
+def _opened(shard: str) -> Any:
+    """A shard to read from; of one on the hub, only the ranges that are asked for are fetched."""
+    if shard.startswith("hf://"):
+        return huggingface_hub.HfFileSystem().open(shard, "rb", cache_type="none")
+    return open(shard, "rb")
 
 
 @cache

@@ -1,7 +1,7 @@
 """SocialCounterfactuals: photographs of one scene at work, made by a model, in which only race and gender change.
 
-A set holds 12 pictures of one occupation, six races by two genders. The whole is 27 GB, so the labels are read first, about 6 MB
-once; sets are chosen by a seed; and only the parts of files that hold these are read then.
+A set holds 12 pictures of one occupation, six races by two genders. The whole is 27 GB, so the labels are read first, some
+10 MB, once; sets are chosen by a seed; and only the parts of files that hold these are read then.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def social_counterfactuals(
     Only the sets that cross race with gender are used. The occupation is what the caption says ("A picture of a White male
     plumber"); its stereotype and its percentage of women come from `steerlib.tasks.occupations`, and occupations that we have no
     figure for are left out. Splits are ours, by occupation, since those of the papers are not published: training sees no occupation
-    of the test. Reading needs the package `datasets` (`pip install 'steerlib[hub]'`). Labels and pictures of the hub are kept in
+    of the test. Reading needs the package pyarrow (`pip install 'steerlib[hub]'`). Labels and pictures of the hub are kept in
     steerlib's cache.
 
     - Source: Intel/SocialCounterfactuals, MIT. 170,832 pictures, of which 95,232 cross race with gender: 7,936 sets of 12.
