@@ -121,7 +121,13 @@ def test_what_is_made_is_what_the_library_makes(folder: Path, tmp_path: Path, me
     }[method]
     assert main(["train", *words(folder, "--method", method, "--out", str(out), *more)]) == 0
     made = sl.load_steering(out)
-    assert same(made, expected()) and made.provenance["task"] == "jobs" and made.provenance["method"] == method
+    assert same(made, expected()) and made.provenance["method"] == method
+    facts = {
+        "task": "jobs",
+        "asked": str(folder / "jobs.csv"),
+        "seed": {"iti": 1}.get(method, 2 if "--seed" in more else 0),
+    }
+    assert {key: made.provenance[key] for key in facts} == facts
     assert [path.name for path in tmp_path.iterdir()] == ["made.safetensors"]
 
 

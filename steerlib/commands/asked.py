@@ -74,8 +74,8 @@ def task_of(name: str, given: Mapping[str, Any], option: str = "--task-option") 
         SteerlibError: there is no such task, it has no such option, or the function refuses them.
 
     >>> task = task_of("pronoun:validation", {})
-    >>> task.name, len(task.ambiguous) > 0
-    ('pronoun-validation', True)
+    >>> task == tasks.pronoun("validation")
+    True
     """
     place = Path(name).expanduser()
     if place.suffix.lower() in TABLES:
