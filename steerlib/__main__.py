@@ -1,4 +1,4 @@
-"""The command line: `steerlib reproduce | check | book | assets | doctor | train | measure`, a thin face of the library.
+"""The command line: `steerlib reproduce | check | record | book | assets | doctor | train | measure`, a thin face of the library.
 
 Exit status:
     0    every claim that was judged holds (or nothing was judged because other parameters were asked for); nothing is wrong with a model
@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from steerlib.commands import measure, train
 from steerlib.errors import SteerlibError
@@ -35,8 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.command is None:
         parser.print_help()
         return 0
-    commands = {"reproduce": _reproduce, "check": _check, "book": _book, "assets": _assets, "doctor": _doctor}
-    commands |= {"train": train.run, "measure": measure.run}
+    commands = {
+        "reproduce": _reproduce,
+        "check": _check,
+        "record": _record,
+        "book": _book,
+        "assets": _assets,
+        "doctor": _doctor,
+        "train": train.run,
+        "measure": measure.run,
+    }
     first = os.environ.get("RANK", "0") == "0"  # of several processes, all of which stop with the same sentence
     try:
         return commands[chosen.command](chosen)
@@ -107,6 +116,27 @@ def _check(chosen: argparse.Namespace) -> int:
     outcome = conclude(verdicts, records, old, names)
     print(f"{table(outcome.verdicts)}\n\n{outcome}")
     return outcome.status
+
+
+def _record(chosen: argparse.Namespace) -> int:
+    from steerlib.reproduce.checkout import find_root, read_ledger
+    from steerlib.reproduce.machines import add, counted, listed, read_machines, tally
+
+    root = find_root()
+    if chosen.what == "make":
+        from steerlib.reproduce.make_record import make
+
+        record, signature = make(root, chosen.out, profile=chosen.profile, by=chosen.by, key=chosen.sign)
+        print(f"{chosen.out}: {len(record['claims'])} claims of {len(record['chapters'])} chapters")
+        print(f"{signature}: its signature" if signature else "not signed: `--sign ~/.ssh/id_ed25519` signs it")
+    elif chosen.what == "add":
+        new = add(root, chosen.file)
+        print(f"{new.path.relative_to(root).as_posix()}: {new.device}, {new.signed}")
+        print(f"claims: {counted(tally(read_ledger(root), new))}")
+    else:
+        machines = read_machines(root)
+        print(listed(read_ledger(root), machines) if machines else "there are no run records in data/records yet")
+    return 0
 
 
 def _book(chosen: argparse.Namespace) -> int:
@@ -214,6 +244,54 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--accept", action="store_true", help="make the measured numbers the expected ones")
     judge.add_argument(
         "--stale-ok", action="store_true", help="judge numbers that are older than what they were made of, too"
+    )
+
+    handed = commands.add_parser(
+        "record",
+        help="write what was run here into one file, for the page that compares machines",
+        description="Write what was run here into one file, take such a file into data/records, or list those that are there.\n"
+        "The Reproducibility page shows the numbers of all of them beside each other.",
+        epilog="examples:\n"
+        "  steerlib record make --by 'Ada Lovelace' --sign ~/.ssh/id_ed25519\n"
+        "  steerlib record add run.json\n"
+        "  steerlib record list\n"
+        "More on each: steerlib record make --help",
+        formatter_class=raw,
+    )
+    whats = handed.add_subparsers(dest="what", metavar="WHAT", required=True)
+    made = whats.add_parser(
+        "make",
+        help="write a run record",
+        description="Write a run record: commit, machine, versions, and every number that was measured here.\n"
+        "It is refused if nothing was run, if a chapter failed, or if something changed since one ran.",
+        epilog="examples:\n"
+        "  steerlib record make\n"
+        "  steerlib record make --profile gpu --by 'Ada Lovelace' --sign ~/.ssh/id_ed25519",
+        formatter_class=raw,
+    )
+    made.add_argument("--profile", default="cpu", metavar="NAME", help="under which the chapters ran (default: cpu)")
+    made.add_argument("--out", type=Path, default=Path("run.json"), metavar="FILE", help="default: run.json")
+    made.add_argument("--by", default="", metavar="NAME", help="who ran them; without it the page says nobody")
+    made.add_argument(
+        "--sign",
+        type=Path,
+        metavar="KEY",
+        help="sign it with this SSH key; the signature is FILE.sig, and holds your public key",
+    )
+    added = whats.add_parser(
+        "add",
+        help="take a run record into data/records",
+        description="Check a run record, and the signature beside it if there is one, and copy both into data/records.",
+        epilog="example:\n  steerlib record add run.json",
+        formatter_class=raw,
+    )
+    added.add_argument("file", type=Path, metavar="FILE", help="what `steerlib record make` wrote")
+    whats.add_parser(
+        "list",
+        help="list the run records in data/records",
+        description="List the run records in data/records, with how many of their claims are as today's ledger has them.",
+        epilog="example:\n  steerlib record list",
+        formatter_class=raw,
     )
 
     commands.add_parser(

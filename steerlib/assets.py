@@ -247,6 +247,27 @@ ASSETS: dict[str, Asset] = {
         unpacked_sha256="aa0a6c2ae355c9654f529793456a5b736d31a7a2654d05fb67ae32827d9f05fe",
         on_request=True,
     ),
+    "multibbq": Asset(
+        name="multibbq",
+        version="0.1.0",
+        wheels=(
+            Wheel(
+                "multibbq-0.1.0-py3-none-any.whl",
+                sha256="41e7762ab40995c1522c222ef30badfbcc957153766d8884744d8f60dbcecd57",
+                size=525_857,
+                root="multibbq/_data/metadata",
+            ),
+        ),
+        license="MIT, CC-BY-4.0",
+        about="the records of the benchmark MultiBBQ, without its pictures",
+        members=(
+            "gpt_image_gen/multibbq_visual_language.json",
+        ),  # the other files differ in the names of pictures alone
+        files=1,
+        unpacked=1_369_623,
+        unpacked_sha256="5dcb27b1584a60c1bd8b908cfa1d229f5d072d586d6931644ebd9d40740e4a02",
+        on_request=True,
+    ),
 }
 
 

@@ -13,7 +13,7 @@ from helpers import need
 
 from steerlib import SteerlibError, decision_bias
 from steerlib.tasks import OCCUPATIONS, TONE_GROUPS, PairItem, Person, occupations, people, pronoun, who_is
-from steerlib.tasks.who_is import TEMPLATES
+from steerlib.tasks.pair_item import TEMPLATES
 
 BY = ("gender", "tone", "both")
 LIGHT, DARK = (tuple(t for t, group in TONE_GROUPS.items() if group == name) for name in ("light", "dark"))

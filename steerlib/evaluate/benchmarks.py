@@ -10,6 +10,8 @@ of a sentence's token probabilities; "sum" for the others. Where a causal model 
     WinoBias, Winogender  a choice between two names after "‘She’ refers to the", not the links of a coreference system.
     BBQ                   a choice between the three answers after "A:". The original fine-tuned models to answer. The harness offers ten
                           wordings of "unknown" beside the two people, so that its numbers favour "unknown".
+    MultiBBQ              the likeliest of the letters after "Answer:". The original reads a letter from what the model writes, and
+                          leaves out what has none.
     StereoSet             within a sentence the first token counts too. Its authors' code leaves the first token out of the context of
                           those that follow, which only models without such a token bear; here it stays. Between sentences they
                           train a head that tells next sentences from others; here L / n of the sentence after its context.
@@ -41,6 +43,7 @@ FORMULAS = {
     "bbq": published.bbq,
     "stereoset": published.stereoset,
     "crows_pairs": published.crows_pairs,
+    "multibbq": published.multibbq,
 }
 """By the name of the task."""
 
@@ -104,7 +107,7 @@ def benchmark(
 
     Args:
         model: the model; inside `with steer(...)` the steered one.
-        task: `tasks.winobias`, `winogender`, `bbq`, `stereoset` or `crows_pairs`, or a part of one.
+        task: `tasks.winobias`, `winogender`, `bbq`, `multibbq`, `stereoset` or `crows_pairs`, or a part of one.
         score: how options are compared: "sum", "token" or "character" as in `Model.choose`; None is the set's own.
         batch_size: rows per forward pass.
         resamples: of the bootstrap.

@@ -33,6 +33,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from steerlib.errors import SteerlibError
 from steerlib.reproduce.checkout import PACKAGE, executed_path, record_path
+from steerlib.reproduce.device import gpu
 from steerlib.reproduce.fingerprint import file_hash, made_of, weights
 from steerlib.reproduce.progress import Progress
 from steerlib.reproduce.record import Record, read_record, write_record
@@ -154,6 +155,7 @@ def environment(root: Path, threads: int) -> dict[str, str]:
     except OSError:
         commit = ""
     packages = ("torch", "transformers", "numpy")
+    card = gpu()
     return {
         "commit": commit or "unknown",
         "python": platform.python_version(),
@@ -161,6 +163,7 @@ def environment(root: Path, threads: int) -> dict[str, str]:
         "machine": f"{platform.system()} {platform.machine()}",
         "cores": str(os.cpu_count() or 1),
         "threads": str(threads),
+        **({"gpu": f"{card['gpus']} x {card['gpu']}"} if card else {}),
     }
 
 

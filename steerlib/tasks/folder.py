@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image, ImageOps
 
 from steerlib.errors import SteerlibError
 from steerlib.models.prompts import chat
 from steerlib.tasks.article import article
+from steerlib.tasks.hub.photo import open_picture
 from steerlib.tasks.item import Item, Task
 from steerlib.tasks.table import empty, number_of, read_table
 
@@ -68,16 +68,15 @@ def from_folder(
         >>> [item.groups for item in from_folder(root, table=table)]
         [('man', 'woman'), ('woman', 'man')]
     """
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise SteerlibError(f"there is no folder '{folder}'.")
+    root = folder_of(folder)
     wordings = [templates] if isinstance(templates, str) else list(templates)
     if not wordings or any(isinstance(t, str) or len(t) != 2 for t in wordings):
         raise SteerlibError(
             "templates are pairs of a question and how the answer begins, such as [('Who is it?', 'It is')]."
         )
-    rows = _listed(root, table, options)
-    pictures = {row["file"]: _opened(root, row["file"], size) for row in rows}
+    rows = listed_pictures(root, table, options=options)
+    files = {row["file"]: file_of(root, row["file"]) for row in rows}
+    pictures = {name: open_picture(file, f"'{file}'", size=size) for name, file in files.items()}
     items: list[Item] = []
     for question, begun in wordings:
         for cluster in dict.fromkeys(row["cluster"] for row in rows):
@@ -113,19 +112,54 @@ def from_folder(
     return Task(name or root.resolve().name, tuple(items), about)
 
 
-def _listed(root: Path, table: str | Path | pd.DataFrame, options: Mapping[str, str] | None) -> list[dict[str, Any]]:
-    """The rows of the table, checked."""
+def folder_of(folder: str | Path) -> Path:
+    """The path of a folder.
+
+    Raises:
+        SteerlibError: there is no such folder.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise SteerlibError(f"there is no folder '{folder}'.")
+    return root
+
+
+def listed_pictures(
+    root: Path,
+    table: str | Path | pd.DataFrame,
+    *,
+    options: Mapping[str, str] | None = None,
+    called: Mapping[str, str] | None = None,
+    more: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """The rows of a table of pictures, checked: file, group, cluster, stereotype (or None) and statistic (or None).
+
+    Args:
+        root: the folder of the table.
+        table: a CSV file in it, or a frame.
+        options: with a text for each group; then the groups are theirs, and a picture's group may be empty.
+        called: other names of these columns, each with the one that it stands for.
+        more: columns that may be there, too; an empty cell is "".
+
+    Raises:
+        SteerlibError: a column is missing, or nothing uses it, or a cell is empty or holds what it must not.
+    """
     frame = table if isinstance(table, pd.DataFrame) else read_table(root / table)
     frame = frame.rename(columns=lambda column: str(column).replace("\ufeff", "").strip().lower())
+    there = [str(column) for column in frame.columns]
+    frame = frame.rename(columns=dict(called or {}))
+    known = {standard: name for name, standard in (called or {}).items()}
     for column in ("file", "group", "cluster"):
         if column not in frame.columns:
             raise SteerlibError(
-                f"the table of pictures has no column '{column}': there are {', '.join(frame.columns)}."
+                f"the table of pictures has no column '{known.get(column, column)}': there are {', '.join(there)}."
             )
-    if unknown := [column for column in frame.columns if column not in COLUMNS]:
-        raise SteerlibError(
-            f"nothing uses the column '{unknown[0]}' of the table of pictures: use {', '.join(COLUMNS)}."
-        )
+    columns = (*COLUMNS, *more)
+    if unknown := [name for name, column in zip(there, frame.columns, strict=True) if column not in columns]:
+        used = ", ".join(known.get(column, column) for column in columns)
+        raise SteerlibError(f"nothing uses the column '{unknown[0]}' of the table of pictures: use {used}.")
+    if twice := [column for column in frame.columns if list(frame.columns).count(column) > 1]:
+        raise SteerlibError(f"the table of pictures has the column '{known.get(twice[0], twice[0])}' twice.")
     if not len(frame):
         raise SteerlibError("the table of pictures has no rows.")
     if options is not None and (not isinstance(options, Mapping) or len(options) < 2):
@@ -137,15 +171,17 @@ def _listed(root: Path, table: str | Path | pd.DataFrame, options: Mapping[str, 
     for number, cells in enumerate(frame.to_dict("records"), start=2):
         row: dict[str, Any] = {str(key): None if empty(value) else str(value).strip() for key, value in cells.items()}
         needed = ("file", "cluster") if options is not None else ("file", "cluster", "group")
-        if missing := [column for column in needed if row[column] is None]:
+        if missing := [known.get(column, column) for column in needed if row[column] is None]:
             raise SteerlibError(f"row {number} of the table of pictures has nothing in the column '{missing[0]}'.")
         for column in ("group", "stereotype"):
             if row.get(column) not in (None, *groups):
                 raise SteerlibError(
-                    f"row {number}: the {column} '{row[column]}' is not one of the groups {', '.join(groups)}."
+                    f"row {number}: the {known.get(column, column)} '{row[column]}' is not one of the groups "
+                    f"{', '.join(groups)}."
                 )
-        statistic = number_of(row.get("statistic"), f"row {number}: the statistic")
-        rows.append({"stereotype": None, **row, "statistic": statistic})
+        statistic = number_of(row.get("statistic"), f"row {number}: the {known.get('statistic', 'statistic')}")
+        extra = {column: row.get(column) or "" for column in more}
+        rows.append({"stereotype": None, **row, **extra, "statistic": statistic})
     return rows
 
 
@@ -160,18 +196,15 @@ def _pairs(cluster: str, rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any
     return [pair for i, a in enumerate(groups) for b in groups[i + 1 :] for pair in product(sides[a], sides[b])]
 
 
-def _opened(root: Path, file: str, size: int | None) -> Image.Image:
-    """The picture, upright and in RGB."""
+def file_of(root: Path, file: str) -> Path:
+    """The path of a picture that a table names.
+
+    Raises:
+        SteerlibError: the folder has no such file.
+    """
     if not (root / file).is_file():
         raise SteerlibError(f"the table of pictures names '{file}', which is not in '{root}'.")
-    try:
-        with Image.open(root / file) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise SteerlibError(f"'{root / file}' is not a whole picture: save it again as PNG or JPEG.") from error
-    if size is not None:
-        picture.thumbnail((size, size))
-    return picture
+    return root / file
 
 
 def _filled(text: str, cluster: str) -> str:

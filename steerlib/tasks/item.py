@@ -15,8 +15,9 @@ import pandas as pd
 from PIL import Image
 
 from steerlib.assets import data_path
-from steerlib.errors import SteerlibError
+from steerlib.errors import SteerlibError, check_count
 from steerlib.models.prompts import Prompt, as_text, pictures_of
+from steerlib.tasks.sample import even_sample, same_but_for_order
 
 SPLITS = ("train", "validation", "test", "all")
 
@@ -216,6 +217,50 @@ class Task:
                     )
             kept = [item for item in kept if any(_same(getattr(item, field), one) for one in values)]
         return replace(self, items=tuple(kept))
+
+    def sample(self, n: int, *, seed: int = 0) -> Task:
+        """Some of the items, drawn so that every cluster has as many as any other, up to one.
+
+        Items that differ only in the order of what they show or name, and follow each other, are drawn together: where all come so,
+        clusters are equal up to one such pair. A cluster that has fewer items than its share gives them all.
+
+        Args:
+            n: How many items.
+            seed: Of the draw; the same seed gives the same items.
+
+        Returns:
+            A task of n items, in the order that they have here.
+
+        Raises:
+            SteerlibError: If there are not as many items, or n would part two orders of one question.
+
+        >>> from steerlib.tasks import pronoun
+        >>> few = pronoun("validation").ambiguous.sample(20)
+        >>> len(few), {len(few.where(cluster=item.cluster)) for item in few}
+        (20, {2})
+        """
+        size = check_count("n", n)
+        if size > len(self):
+            raise SteerlibError(f"'{self.name}' has {len(self)} items: a sample of {size} cannot be drawn from it.")
+        follows = [False] * len(self)
+        for i in range(1, len(self)):
+            follows[i] = not follows[i - 1] and _other_order(self.items[i - 1], self.items[i])
+        places = even_sample([item.cluster for item in self], follows, size, seed)
+        if places is None:
+            raise SteerlibError(
+                f"a sample of {size} would part two orders of one question of '{self.name}': ask for {size - 1} or {size + 1}."
+            )
+        return replace(self, items=tuple(self.items[place] for place in places))
+
+
+def _other_order(one: Item, other: Item) -> bool:
+    """Whether two items are one question in two orders."""
+    return (
+        (one.cluster, one.answer, one.stereotype) == (other.cluster, other.answer, other.stereotype)
+        and one.groups == other.groups[::-1]
+        and one.options in (other.options, other.options[::-1])
+        and same_but_for_order(one.prompt, other.prompt)
+    )
 
 
 def _text(item: Item) -> str:
