@@ -46,10 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": train.run,
         "measure": measure.run,
     }
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, all of which stop with the same sentence
     try:
         return commands[chosen.command](chosen)
     except SteerlibError as error:
-        if os.environ.get("RANK", "0") == "0":  # of several processes, all of which stop with the same sentence
+        if first:
             print(f"steerlib: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:  # a plain `pip install`, which leaves the book's tools out
@@ -59,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("\nsteerlib: stopped; what was finished is kept.", file=sys.stderr)
+        if first:
+            print("\nsteerlib: stopped; what was finished is kept.", file=sys.stderr)
+        if chosen.command == "train" and first:
+            print("To go on: give the same command again.", file=sys.stderr)
         if chosen.command == "reproduce":
             print("To go on: steerlib reproduce --resume, with the same chapters and parameters.", file=sys.stderr)
         return 130

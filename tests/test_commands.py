@@ -121,7 +121,13 @@ def test_what_is_made_is_what_the_library_makes(folder: Path, tmp_path: Path, me
     }[method]
     assert main(["train", *words(folder, "--method", method, "--out", str(out), *more)]) == 0
     made = sl.load_steering(out)
-    assert same(made, expected()) and made.provenance["task"] == "jobs" and made.provenance["method"] == method
+    assert same(made, expected()) and made.provenance["method"] == method
+    facts = {
+        "task": "jobs",
+        "asked": str(folder / "jobs.csv"),
+        "seed": {"iti": 1}.get(method, 2 if "--seed" in more else 0),
+    }
+    assert {key: made.provenance[key] for key in facts} == facts
     assert [path.name for path in tmp_path.iterdir()] == ["made.safetensors"]
 
 
@@ -163,6 +169,9 @@ REFUSED = {
     "measure --task pronoun:tset": "there is no split 'tset'",
     "measure --task who-is --task-option scene=2": "the task 'who-is' has no option 'scene' for --task-option: it has by, clothes",
     "measure --task winogender:test": "the task 'winogender' has no splits",
+    "measure --task synthbias:test": "the task 'synthbias' needs to know where your copy is: add --task-option path=PATH",
+    "measure --task synthbias --task-option path=nowhere.csv": "nowhere.csv",
+    "measure --task who-is --task-option photos=nowhere --task-option by=race": "nowhere",
     "measure --task pronoun --task-option scenes": "--task-option takes KEY=VALUE, not 'scenes'",
     "measure --task nowhere.csv": "there is no file",
     "measure --task pronoun --strength 1": "--strength is that of a steering",

@@ -40,9 +40,9 @@ def pyproject() -> dict[str, Any]:
 
 
 def wanted() -> list[str]:
-    """Every requirement of pyproject.toml: run time, extras, build; but not what only models of one's own need."""
+    """Every requirement of pyproject.toml: run time, extras, build; but not what only work of one's own needs."""
     project = pyproject()["project"]
-    apart = ("harness", "vision")
+    apart = ("harness", "sweep", "vision")
     extras = [t for name, extra in project["optional-dependencies"].items() if name not in apart for t in extra]
     return [*project["dependencies"], *extras, *pyproject()["build-system"]["requires"]]
 

@@ -30,7 +30,7 @@ def row(path: Path) -> dict[str, Any]:
         "steering": Path(steering["file"]).stem if steering else None,
         "train_seed": steering.get("seed"),
         "strength": found["strength"],
-        "task": found["task"]["name"],
+        "task": found["task"]["asked"],
         "items": found["task"]["items"],
     }
     for name, estimate in found["numbers"].items():

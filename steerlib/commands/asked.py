@@ -18,7 +18,7 @@ from steerlib import tasks
 from steerlib.errors import SteerlibError
 from steerlib.tasks import Task
 
-NAMED = ("pronoun", "coreference", "who-is", "age", "winobias", "winogender")
+NAMED = ("pronoun", "coreference", "who-is", "age", "winobias", "winogender", "synthbias", "visogender")
 TABLES = (".csv", ".tsv", ".txt")
 
 
@@ -74,8 +74,8 @@ def task_of(name: str, given: Mapping[str, Any], option: str = "--task-option") 
         SteerlibError: there is no such task, it has no such option, or the function refuses them.
 
     >>> task = task_of("pronoun:validation", {})
-    >>> task.name, len(task.ambiguous) > 0
-    ('pronoun-validation', True)
+    >>> task == tasks.pronoun("validation")
+    True
     """
     place = Path(name).expanduser()
     if place.suffix.lower() in TABLES:
@@ -91,10 +91,14 @@ def task_of(name: str, given: Mapping[str, Any], option: str = "--task-option") 
         refuse_unknown(given, options_of(tasks.from_folder), f"the task '{name}'", option)
         return _made(tasks.from_folder, name, place, given)
     function: Callable[..., Task] = getattr(tasks, word.replace("-", "_"))
-    refuse_unknown(given, options_of(function), f"the task '{word}'", option)
-    if split and "split" not in inspect.signature(function).parameters:
+    takes = inspect.signature(function).parameters
+    refuse_unknown(given, set(takes) - {"split"}, f"the task '{word}'", option)
+    if split and "split" not in takes:
         raise SteerlibError(f"the task '{word}' has no splits: leave ':{split}' out.")
-    return _made(function, name, *([split] if split else []), given)
+    for key, parameter in takes.items():  # a copy of one's own, which cannot be shipped
+        if parameter.default is parameter.empty and key not in given:
+            raise SteerlibError(f"the task '{word}' needs to know where your copy is: add {option} {key}=PATH.")
+    return _made(function, name, {**given, **({"split": split} if split else {})})
 
 
 def _made(function: Callable[..., Task], name: str, *arguments: Any) -> Task:

@@ -100,12 +100,13 @@ def run(chosen: argparse.Namespace) -> int:
         began = time.monotonic()
         refuse_place(chosen.out)
         given = settings(chosen.method_option, "--method-option")
-        make = (
-            learning(chosen, given) if chosen.method in LEARNED else reading(chosen, given)
-        )  # refuses before it loads
+        # what cannot be is refused before the model is loaded
+        make = learning(chosen, given) if chosen.method in LEARNED else reading(chosen, given)
         task = task_of(chosen.task, settings(chosen.task_option, "--task-option"))
         model = loaded(chosen.model, here, chosen.device, settings(chosen.load_option, "--load-option"))
-        steering = make(model, task)
+        made = make(model, task)
+        facts = {"task": task.name, "asked": chosen.task, "seed": chosen.seed}
+        steering = replace(made, provenance={**facts, **made.provenance})
         once(lambda: _write(chosen, steering))
         if here.first:
             print(_sentence(chosen, task, steering, time.monotonic() - began))
@@ -149,8 +150,7 @@ def reading(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Callable[[M
         more["seed"] = chosen.seed
 
     def make(model: Model, task: Task) -> Steering:
-        made = method(model, task, **more) if method is iti else method(model, *sides(task), **more)
-        return replace(made, provenance={**made.provenance, "task": task.name})
+        return method(model, task, **more) if method is iti else method(model, *sides(task), **more)
 
     return make
 
