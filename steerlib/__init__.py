@@ -43,6 +43,7 @@ from steerlib.methods.leace import leace
 from steerlib.models.load import load
 from steerlib.models.mergeable import mergeable_sites
 from steerlib.models.model import Model
+from steerlib.models.parallel import Processes, parallel
 from steerlib.models.prompts import chat
 from steerlib.models.sites import Site
 from steerlib.models.wrap import wrap
@@ -74,6 +75,7 @@ __all__ = [
     "Linear",
     "MentionRate",
     "Model",
+    "Processes",
     "Sentiment",
     "Site",
     "Steering",
@@ -118,6 +120,7 @@ __all__ = [
     "monotone",
     "over_wordings",
     "paired",
+    "parallel",
     "pareto",
     "perplexities",
     "perplexity",

@@ -1,4 +1,4 @@
-"""The command line: `steerlib reproduce | check | book | assets | doctor`, a thin face of the library.
+"""The command line: `steerlib reproduce | check | record | book | assets | doctor | train | measure`, a thin face of the library.
 
 Exit status:
     0    every claim that was judged holds (or nothing was judged because other parameters were asked for); nothing is wrong with a model
@@ -11,9 +11,12 @@ Exit status:
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from steerlib.commands import measure, train
 from steerlib.errors import SteerlibError
 from steerlib.reproduce.terminal import degrade
 
@@ -33,11 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.command is None:
         parser.print_help()
         return 0
-    commands = {"reproduce": _reproduce, "check": _check, "book": _book, "assets": _assets, "doctor": _doctor}
+    commands = {
+        "reproduce": _reproduce,
+        "check": _check,
+        "record": _record,
+        "book": _book,
+        "assets": _assets,
+        "doctor": _doctor,
+        "train": train.run,
+        "measure": measure.run,
+    }
     try:
         return commands[chosen.command](chosen)
     except SteerlibError as error:
-        print(f"steerlib: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes, all of which stop with the same sentence
+            print(f"steerlib: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:  # a plain `pip install`, which leaves the book's tools out
         print(
@@ -68,6 +81,7 @@ def _reproduce(chosen: argparse.Namespace) -> int:
     outcome = reproduce(
         find_root(),
         chosen.chapters,
+        profile=chosen.profile,
         parameters=values,
         resume=chosen.resume,
         stall=chosen.stall,
@@ -80,25 +94,54 @@ def _check(chosen: argparse.Namespace) -> int:
     from steerlib.reproduce.accept import ACCEPTABLE, accept
     from steerlib.reproduce.checkout import choose, find_root, notebooks, read_ledger, read_records
     from steerlib.reproduce.fingerprint import stale
+    from steerlib.reproduce.profiles import USUAL, read_profile
     from steerlib.reproduce.verdicts import check, conclude, table
 
     root = find_root()
-    names = choose(chosen.chapters, notebooks(root))
-    records = read_records(root, names)
+    known = notebooks(root)
+    profile = read_profile(root, chosen.profile, known)
+    names = choose(chosen.chapters, list(profile.chapters))
+    records = read_records(root, names, profile.name)
     if not records:
-        raise SteerlibError("nothing has been run yet: `steerlib reproduce` runs the chapters.")
+        with_it = "" if profile.name == USUAL else f" --profile {profile.name}"
+        raise SteerlibError(f"nothing has been run yet: `steerlib reproduce{with_it}` runs the chapters.")
     changed = stale(root, records)
     old = {} if chosen.stale_ok else changed
+    if chosen.accept and profile.name != USUAL:
+        raise SteerlibError(
+            "the numbers of other profiles than the book's own are the papers': a run cannot change them."
+        )
     if chosen.accept:
         strict = check(read_ledger(root), records, stale=changed)
         print(accept(root / "data" / "claims.yml", strict) or "nothing to accept", end="\n\n")
         left = {v.claim.chapter for v in strict if v.word == "stale" or (v.word in ACCEPTABLE and not v.sound)}
         for name in sorted(left):
             print(f"not accepted: the numbers of {name}, which did not run to its end or changed since")
-    verdicts = check(read_ledger(root), records, stale=old)
+    verdicts = check(read_ledger(root), records, stale=old, profile=profile.name, rehearses=profile.rehearses)
     outcome = conclude(verdicts, records, old, names)
     print(f"{table(outcome.verdicts)}\n\n{outcome}")
     return outcome.status
+
+
+def _record(chosen: argparse.Namespace) -> int:
+    from steerlib.reproduce.checkout import find_root, read_ledger
+    from steerlib.reproduce.machines import add, counted, listed, read_machines, tally
+
+    root = find_root()
+    if chosen.what == "make":
+        from steerlib.reproduce.make_record import make
+
+        record, signature = make(root, chosen.out, profile=chosen.profile, by=chosen.by, key=chosen.sign)
+        print(f"{chosen.out}: {len(record['claims'])} claims of {len(record['chapters'])} chapters")
+        print(f"{signature}: its signature" if signature else "not signed: `--sign ~/.ssh/id_ed25519` signs it")
+    elif chosen.what == "add":
+        new = add(root, chosen.file)
+        print(f"{new.path.relative_to(root).as_posix()}: {new.device}, {new.signed}")
+        print(f"claims: {counted(tally(read_ledger(root), new))}")
+    else:
+        machines = read_machines(root)
+        print(listed(read_ledger(root), machines) if machines else "there are no run records in data/records yet")
+    return 0
 
 
 def _book(chosen: argparse.Namespace) -> int:
@@ -132,6 +175,9 @@ def _doctor(chosen: argparse.Namespace) -> int:
     return 0 if found.healthy else 1
 
 
+PROFILE = "models, data and sample sizes, by the name of a file in profiles/: cpu (default), tiny, gpu-small, gpu"
+
+
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -154,10 +200,13 @@ def _parser() -> argparse.ArgumentParser:
         "  steerlib reproduce 03               one chapter, by its number or its file name\n"
         "  steerlib reproduce --resume         only what changed since it last ran\n"
         "  steerlib reproduce 03 -p seed 1     with another value of one of its parameters;\n"
-        "                                      its claims are then shown, but not judged",
+        "                                      its claims are then shown, but not judged\n"
+        "  steerlib reproduce --profile gpu    the papers' own models and data, which need a GPU;\n"
+        "                                      judged against the papers' numbers",
         formatter_class=raw,
     )
     run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="03, or a file name (default: all)")
+    run.add_argument("--profile", default="cpu", metavar="NAME", help=PROFILE)
     run.add_argument(
         "-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
         help="set one of the chapter's parameters; can be repeated",
@@ -203,9 +252,58 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     judge.add_argument("chapters", nargs="*", metavar="CHAPTER", help="03, or a file name (default: all)")
+    judge.add_argument("--profile", default="cpu", metavar="NAME", help=PROFILE)
     judge.add_argument("--accept", action="store_true", help="make the measured numbers the expected ones")
     judge.add_argument(
         "--stale-ok", action="store_true", help="judge numbers that are older than what they were made of, too"
+    )
+
+    handed = commands.add_parser(
+        "record",
+        help="write what was run here into one file, for the page that compares machines",
+        description="Write what was run here into one file, take such a file into data/records, or list those that are there.\n"
+        "The Reproducibility page shows the numbers of all of them beside each other.",
+        epilog="examples:\n"
+        "  steerlib record make --by 'Ada Lovelace' --sign ~/.ssh/id_ed25519\n"
+        "  steerlib record add run.json\n"
+        "  steerlib record list\n"
+        "More on each: steerlib record make --help",
+        formatter_class=raw,
+    )
+    whats = handed.add_subparsers(dest="what", metavar="WHAT", required=True)
+    made = whats.add_parser(
+        "make",
+        help="write a run record",
+        description="Write a run record: commit, machine, versions, and every number that was measured here.\n"
+        "It is refused if nothing was run, if a chapter failed, or if something changed since one ran.",
+        epilog="examples:\n"
+        "  steerlib record make\n"
+        "  steerlib record make --profile gpu --by 'Ada Lovelace' --sign ~/.ssh/id_ed25519",
+        formatter_class=raw,
+    )
+    made.add_argument("--profile", default="cpu", metavar="NAME", help="under which the chapters ran (default: cpu)")
+    made.add_argument("--out", type=Path, default=Path("run.json"), metavar="FILE", help="default: run.json")
+    made.add_argument("--by", default="", metavar="NAME", help="who ran them; without it the page says nobody")
+    made.add_argument(
+        "--sign",
+        type=Path,
+        metavar="KEY",
+        help="sign it with this SSH key; the signature is FILE.sig, and holds your public key",
+    )
+    added = whats.add_parser(
+        "add",
+        help="take a run record into data/records",
+        description="Check a run record, and the signature beside it if there is one, and copy both into data/records.",
+        epilog="example:\n  steerlib record add run.json",
+        formatter_class=raw,
+    )
+    added.add_argument("file", type=Path, metavar="FILE", help="what `steerlib record make` wrote")
+    whats.add_parser(
+        "list",
+        help="list the run records in data/records",
+        description="List the run records in data/records, with how many of their claims are as today's ledger has them.",
+        epilog="example:\n  steerlib record list",
+        formatter_class=raw,
     )
 
     commands.add_parser(
@@ -244,6 +342,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     tried.add_argument("name", metavar="NAME", help="as steerlib.load takes it: a hub id, a folder, smollm2")
+
+    train.add(commands)
+    measure.add(commands)
     return parser
 
 

@@ -17,7 +17,7 @@ FLOORS = (  # from the ground up; what shares a floor may not import its neighbo
     ("steering", "tasks"),
     ("training",),
     ("baselines", "evaluate", "methods"),
-    ("deploy", "doctor", "plots", "reproduce"),
+    ("commands", "deploy", "doctor", "plots", "reproduce"),
 )
 LEVEL = {part: level for level, parts in enumerate(FLOORS) for part in parts}
 ABOVE = ("steerlib", "steerlib.__main__")  # the public face, and the command

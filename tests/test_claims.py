@@ -6,6 +6,7 @@ import io
 import json
 import math
 import random
+import re
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -253,7 +254,7 @@ def test_the_words_of_check(tmp_path: Path) -> None:
         entry(id="first.bias.new", value=None),
         entry(id="first.bias.paper", status="not-reproduced", paper="It falls.", no_effect=0.3),
         entry(id="first.bias.flat", status="not-testable", why="It is 0."),
-        entry(id="first.bias.gpu", tier="gpu"),
+        entry(id="first.bias.gpu", tier="gpu", profile="gpu", measured_as="first.bias.before"),
         entry(id="second.bias.before", chapter="02-second"),
     )
     measured = {f"first.bias.{name}": 0.61 for name in ("before", "new", "paper", "flat")}
@@ -264,7 +265,7 @@ def test_the_words_of_check(tmp_path: Path) -> None:
         ("not yet recorded", True),
         ("not reproduced, as recorded", False),
         ("not testable here, as recorded", False),
-        ("other tier", False),
+        ("never run", False),
         ("not run", False),
     ]
     assert verdicts[0].drift == pytest.approx(0.01)
@@ -276,11 +277,49 @@ def test_the_words_of_check(tmp_path: Path) -> None:
     other = record(**measured)
     other["01-first"]["other_parameters"] = True
     words = {v.word for v in check(load_ledger(path), other) if v.claim.chapter == "01-first"}
-    assert words == {"other parameters", "other tier"}
+    assert words == {"other parameters", "never run"}
 
     old = check(load_ledger(path), record(**measured), stale=["01-first"])
-    assert [v.word for v in old] == [*["stale"] * 5, "other tier", "not run"]
+    assert [v.word for v in old] == [*["stale"] * 5, "never run", "not run"]
     assert not any(v.judged or v.miss or v.sound for v in old)
+
+
+def test_a_papers_number_is_judged_by_a_run_of_its_profile_and_by_no_other(tmp_path: Path) -> None:
+    of_paper = entry(id="first.paper.bias", value=0.3, tier="gpu", profile="gpu", measured_as="first.bias.before")
+    ledger = load_ledger(write(tmp_path, entry(), of_paper))
+    for measured, own, papers in ((0.6, "holds", "misses"), (0.3, "misses", "holds"), (0.31, "misses", "holds")):
+        found = record(**{"first.bias.before": measured})
+        assert [v.word for v in check(ledger, found)] == [own, "never run"]
+        there = check(ledger, found, profile="gpu")
+        assert [v.word for v in there] == ["other profile", papers]
+        assert not any(v.sound for v in there)  # a run never changes what a paper found
+        assert [v.word for v in check(ledger, found, profile="other")] == ["other profile", "other profile"]
+        rehearsed = check(ledger, found, profile="tiny", rehearses="gpu")
+        assert [v.word for v in rehearsed] == ["other profile", "rehearsed"]
+        assert Outcome(rehearsed).status == 0
+    lacking = check(ledger, record(**{"first.bias.other": 0.6}), profile="tiny", rehearses="gpu")
+    assert [v.word for v in lacking] == ["other profile", "missing"]
+    assert Outcome(lacking).status == 1
+    said = str(Outcome(check(ledger, record(**{"first.bias.before": 0.6}))))
+    assert "NEVER RUN" in said
+    assert "first.paper.bias" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"profile": None}, "profile must be a text"),
+        ({"measured_as": "first.bias.nobody"}, "measured_as must be the id of a claim of its chapter"),
+        ({"measured_as": "first.paper.bias"}, "measured_as must be the id of a claim of its chapter"),
+        ({"chapter": "02-second"}, "measured_as must be the id of a claim of its chapter"),
+        ({"tier": "cpu"}, "belong to the tier gpu"),
+        ({"value": None}, "the value of a gpu claim is the paper's"),
+    ],
+)
+def test_a_papers_number_that_nothing_could_measure_is_refused(tmp_path: Path, change: Any, says: str) -> None:
+    of_paper = entry(id="first.paper.bias", tier="gpu", profile="gpu", measured_as="first.bias.before") | change
+    with pytest.raises(SteerlibError, match=re.escape(says)):
+        load_ledger(write(tmp_path, entry(), of_paper))
 
 
 def outcome(*words: str, **about: Any) -> Outcome:
@@ -289,7 +328,7 @@ def outcome(*words: str, **about: Any) -> Outcome:
 
 
 def test_what_is_not_judged_is_never_called_holding() -> None:
-    unjudged = ("stale", "other parameters", "other tier", "not run")
+    unjudged = ("stale", "other parameters", "other profile", "not run")
     assert not set(unjudged) & set(JUDGED)
     for words in ((), *((word,) for word in unjudged), unjudged):
         for asked in (False, True):

@@ -29,6 +29,7 @@ MADE_BY_A_FUNCTION = {  # results, whose example is that of the function that ma
     "PairItem",
     "Person",
     "Portrait",
+    "Processes",
     "Scene",
     "Sentiment",
     "Tradeoff",

@@ -118,6 +118,9 @@ def test_a_folder_may_be_a_path_and_an_id_may_end_in_a_slash(llama: Path, monkey
         ("o/m/", "o/m", None),
         ("gpt2", "gpt2", None),
         ("https://huggingface.co/gpt2/tree/main", "gpt2", "main"),
+        ("o/m@v1", "o/m", "v1"),
+        ("gpt2@0a1b2c3", "gpt2", "0a1b2c3"),
+        ("o/m@", "o/m", None),
     ],
 )
 def test_the_address_of_a_page_of_the_hub_is_its_id_and_revision(

@@ -116,13 +116,13 @@ def test_a_row_says_how_strong_its_check_is() -> None:
         verdict(UNTESTABLE, id="a.b.e", stored="tools/x.py --y", status="not-testable", why="It is <flat>."),
     ]
     text = report(some, {"07-x": {"status": "ran", "date": "today"}})["claims"]
-    bounded, pinned, stored = re.findall(r"(?s)<tr id=.*?</tr>", text)
+    pinned, bounded, stored = re.findall(r"(?s)<tr id=.*?</tr>", text)  # what drifted is first
     assert 'data-strength="bounded"' in bounded and "at most 2.000, recorded 1.000 ± 0.02" in bounded
     assert 'data-strength="pinned"' in pinned and "<strong>drifted</strong>" in pinned and "1.000 ± 0.1" in pinned
     assert 'data-strength="stored"' in stored and "<code>tools/x.py --y</code>" in stored
     assert f'data-verdict="{UNTESTABLE}"' in stored and "It is &lt;flat&gt;." in stored
     assert "&lt;b&gt;|." in bounded and f'id="{anchor("a.b.c")}"' in bounded
-    assert "<details open>" in text and "1 hold, 1 drifted, 1 not testable here" in text
+    assert "<details open>" in text and "1 drifted, 1 hold, 1 not testable here" in text
     labels = re.findall(r'data-label="([^"]+)"', bounded)
     assert labels == re.findall(r"<th[^>]*>([^<]+)", text)[: len(labels)], (
         "on a phone a cell has the title of its column"
@@ -132,6 +132,17 @@ def test_a_row_says_how_strong_its_check_is() -> None:
 def test_the_page_counts_verdicts_and_strengths() -> None:
     some = [verdict("holds"), verdict("holds", stored="x"), verdict(NOT, kind="sign")]
     assert counts(some) == "Of 3 claims: 2 hold, 1 not reproduced. Of their checks: 0 pinned, 2 bounded, 1 stored."
+
+
+def test_what_failed_or_was_never_run_is_first_bold_and_unfolded() -> None:
+    for loud in ("misses", "missing", "not yet recorded", "drifted", "never run"):
+        some = [verdict("holds", id="a.b.a"), verdict("holds", id="a.b.b"), verdict(loud, id="a.b.z")]
+        assert counts(some).startswith(f"Of 3 claims: **1 {loud.replace('misses', 'miss')}**, 2 hold.")
+        text = report(some, {"07-x": {"status": "ran", "date": "today"}})["claims"]
+        assert re.findall(r'<tr id="([^"]+)"', text)[0] == anchor("a.b.z") and "<details open>" in text
+        assert f'data-verdict="{loud}"' in text and f"<strong>{loud}</strong>" in text
+    quiet = report(some[:2], {"07-x": {"status": "ran", "date": "today"}})["claims"]
+    assert "<details>" in quiet and "<strong>" not in quiet
 
 
 def test_what_is_stored_is_what_chapters_read_from_files_of_results() -> None:

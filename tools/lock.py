@@ -36,7 +36,11 @@ PLATFORMS = {  # name in `sys_platform`: the marker values that go with it
     "win32": {"os_name": "nt", "platform_system": "Windows", "platform_machine": "AMD64"},
 }
 GPU_ONLY = ("nvidia-", "cuda-", "triton")  # torch brings what its own platform needs
-APART = ("harness", "vision")  # extras for models of one's own: neither the book nor its tests need them
+APART = (
+    "harness",
+    "vision",
+    "sweep",
+)  # extras for models of one's own and for sweeps: neither the book nor its tests need them
 NAMED_IN_CONDA = (
     "jupyter-book",
     "torch",

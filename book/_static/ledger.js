@@ -12,14 +12,18 @@ document.addEventListener("DOMContentLoaded", () => {
     place.append(label);
     return field;
   };
+  // What failed or was never run is offered first.
+  const loud = ["misses", "missing", "not yet recorded", "drifted", "never run", "differ"];
+  const place_of = (value) => (loud.includes(value) ? loud.indexOf(value) : loud.length);
   const choice = (text, key) => {
     const select = labelled(text, document.createElement("select"));
-    for (const value of ["any", ...new Set(rows.map((row) => row.dataset[key]))]) select.add(new Option(value));
+    const values = [...new Set(rows.map((row) => row.dataset[key]))].sort((a, b) => place_of(a) - place_of(b));
+    for (const value of ["any", ...values]) select.add(new Option(value));
     return { key, select };
   };
   const words = labelled("Words", document.createElement("input"));
   words.type = "search";
-  const choices = [choice("Check", "strength"), choice("Verdict", "verdict")];
+  const choices = [choice("Check", "strength"), choice("Verdict", "verdict"), choice("Other machines", "others")];
   const said = document.createElement("output");
   place.append(said);
   place.className = "ledger-filter";
@@ -51,6 +55,7 @@ document.addEventListener("DOMContentLoaded", () => {
     row.scrollIntoView();
   };
   window.addEventListener("hashchange", reveal);
-  window.addEventListener("beforeprint", () => folds.forEach((fold) => (fold.open = true)));
+  const inside = document.querySelectorAll("table.ledger details");
+  window.addEventListener("beforeprint", () => [...folds, ...inside].forEach((fold) => (fold.open = true)));
   reveal();
 });

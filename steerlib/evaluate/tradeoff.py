@@ -27,6 +27,7 @@ from steerlib.evaluate import style
 from steerlib.evaluate.intervals import Estimate, Floats, bootstrap
 from steerlib.evaluate.points import Score, append, header, plain, resume
 from steerlib.models.model import Model
+from steerlib.models.parallel import is_first, once
 from steerlib.steering.apply import Tokens, steer
 from steerlib.steering.operations import Steering
 
@@ -236,8 +237,9 @@ def tradeoff(
     done: dict[tuple[str, float], tuple[Score, Score]] = {}
     results: dict[tuple[str, float], Any] = {}
     if path is not None:
-        done = resume(Path(path), header(model, steerings, plan, tokens), plan)
-    with tqdm(total=len(plan), initial=len(done), desc="tradeoff") as bar:
+        opening, file = header(model, steerings, plan, tokens), Path(path)
+        done = once(lambda: resume(file, opening, plan))
+    with tqdm(total=len(plan), initial=len(done), desc="tradeoff", disable=not is_first()) as bar:
         for name, strength in plan:
             if (name, strength) in done:
                 continue
@@ -258,7 +260,7 @@ def tradeoff(
                 if _clusters(score) != _clusters(first):
                     raise SteerlibError(f"{what} returned other clusters for '{name}' at {strength:g} than unsteered.")
             done[name, strength] = scores
-            if path is not None:
+            if path is not None and is_first():
                 append(Path(path), {"method": name, "strength": strength, "scores": [plain(s) for s in scores]})
             bar.update()
     measured = _summary({key: done[key] for key in plan}, steerings, controls, resamples, seed)

@@ -68,8 +68,8 @@ def load(
             language model with eyes, which ship with steerlib); "gemma3-270m" (Gemma 3 270M, a base model without a chat template,
             also from Python packages: 238 MB, under the terms at https://ai.google.dev/gemma/terms, to which you agree when you
             fetch and use it); a folder with a saved model; a hub id such as "Qwen/Qwen2.5-0.5B-Instruct" or
-            "llava-hf/llava-1.5-7b-hf", or the address of its page; or a PEFT adapter, in a folder or on the hub, which is loaded
-            together with its base.
+            "llava-hf/llava-1.5-7b-hf", also with a revision after an "@", or the address of its page; or a PEFT adapter, in a folder
+            or on the hub, which is loaded together with its base.
         device: "cpu", "cuda", "cuda:1" and so on, to which the weights are read at once; None takes a GPU if there is one.
         dtype: of the weights: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16"; None is "auto" for folders and the hub,
             and float32 for the models that come with steerlib.
@@ -285,6 +285,9 @@ def _address(name: str, revision: str | None) -> tuple[str, str | None]:
     host = re.escape(re.sub(r"^https?://", "", os.environ.get("HF_ENDPOINT", "huggingface.co")).rstrip("/"))
     page = re.match(rf"(?:https?://)?(?:www\.)?(?:{host}|huggingface\.co|hf\.co)/(.*)$", name)
     if page is None:
+        plain, at, given = name.partition("@")
+        if at and not Path(name).expanduser().exists():
+            return plain.rstrip("/"), revision or given or None
         return (name.rstrip("/") or name, revision)
     parts = page[1].split("?")[0].split("#")[0].strip("/").split("/")
     owned = len(parts) > 1 and parts[1] not in ("tree", "blob", "resolve", "commit")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from steerlib.errors import SteerlibError, check_count
 from steerlib.models.layout import alone, laid_out
+from steerlib.models.parallel import divided, spread
 from steerlib.models.prompts import Prompt, as_list, check_chat, is_plain, listed, pictures_of, plain_text
 from steerlib.models.sampling import decoding, own_distribution, seeds_of
 from steerlib.models.scoring import (
@@ -292,18 +293,22 @@ class Model:
         many, single = as_list(prompts)
         each = options_for(many, options)
 
-        def asked() -> Iterator[Query]:
-            for prompt, own in zip(many, each, strict=True):
-                query = self.split(prompt, own)
-                refuse_prefixes(own, query.tails)
+        def asked(numbers: Sequence[int]) -> Iterator[Query]:
+            for i in numbers:
+                query = self.split(many[i], each[i])
+                refuse_prefixes(each[i], query.tails)
                 yield query
 
-        totals, sizes = [], []
-        for window in windows(asked(), lambda query: query.seen, WINDOW * batch_size, pictured=True):
-            for found in self._score(window, batch_size):
-                totals.append(torch.stack([line.sum() for line in found]))  # (options,)
-                sizes.append([len(line) for line in found])
-        total = torch.stack(totals)  # (n, options) log-probabilities of the whole options
+        def scored(numbers: Sequence[int]) -> list[tuple[Tensor, list[int]]]:
+            return [
+                (torch.stack([line.sum() for line in found]), [len(line) for line in found])  # each of them (options,)
+                for window in windows(asked(numbers), lambda query: query.seen, WINDOW * batch_size, pictured=True)
+                for found in self._score(window, batch_size)
+            ]
+
+        told = spread(scored, range(len(many)), "choose", many, each)
+        total = torch.stack([line for line, _ in told])  # (n, options) log-probabilities of the whole options
+        sizes = [size for _, size in told]
         compared = total
         if score != "sum":
             if score == "character":
@@ -343,8 +348,9 @@ class Model:
         if continuations is not None and (texts is None or len(texts) != len(many)):
             raise SteerlibError(f"{len(many)} prompts need as many continuations, in a list.")
 
-        def asked() -> Iterator[Query]:
-            for i, prompt in enumerate(many):
+        def asked(numbers: Sequence[int]) -> Iterator[Query]:
+            for i in numbers:
+                prompt = many[i]
                 if texts is None:
                     ids, seen = self.read(prompt)
                     refuse_long(self, ids[:-1])
@@ -357,11 +363,14 @@ class Model:
                     raise SteerlibError(f"prompt {i} is too short: there is no token to score after a first one.")
                 yield query
 
-        return [
-            found[0]
-            for window in windows(asked(), lambda query: query.seen, WINDOW * batch_size, pictured=True)
-            for found in self._score(window, batch_size)
-        ]
+        def scored(numbers: Sequence[int]) -> list[Tensor]:
+            return [
+                found[0]
+                for window in windows(asked(numbers), lambda query: query.seen, WINDOW * batch_size, pictured=True)
+                for found in self._score(window, batch_size)
+            ]
+
+        return spread(scored, range(len(many)), "loglik", many, texts)
 
     def generate(
         self,
@@ -406,16 +415,47 @@ class Model:
         check_count("max_new_tokens", max_new_tokens)
         check_count("batch_size", batch_size)
         decoding(self.name, temperature=temperature, top_p=top_p, top_k=top_k, seeds=[])  # refuses before it reads
+        every = range(len(many))
+        known: list[int] | None = None
+        if divided() and temperature > 0:  # a prompt that was given twice gets two draws, whichever process it falls to
+            known = seeds_of(spread(lambda part: [self.tokens(many[i]) for i in part], every, "read", many), seed)
+
+        def written(numbers: Sequence[int]) -> list[str]:
+            own = None if known is None else [known[i] for i in numbers]
+            return self._write(
+                many, numbers, own,
+                max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed,
+                batch_size=batch_size, use_cache=use_cache,
+            )  # fmt: skip
+
+        texts = spread(written, every, "generate", many, max_new_tokens, temperature, top_p, top_k, seed)
+        return texts[0] if single else texts
+
+    def _write(
+        self,
+        many: Sequence[Prompt],
+        numbers: Sequence[int],
+        known: Sequence[int] | None,
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        seed: int,
+        batch_size: int,
+        use_cache: bool,
+    ) -> list[str]:
+        """What `generate` writes after the prompts with these numbers; `known` has their seeds where others ask, too."""
         texts: list[str] = []
         met: list[list[int]] = []
-        for rows in windows((self.read(prompt) for prompt in many), lambda row: row[1], WINDOW * batch_size):
+        for rows in windows((self.read(many[i]) for i in numbers), lambda row: row[1], WINDOW * batch_size):
             start = len(texts)
             if [] in (ids := [row for row, _ in rows]):
-                raise SteerlibError(f"prompt {start + ids.index([])} is empty: there is nothing to continue.")
+                raise SteerlibError(f"prompt {numbers[start + ids.index([])]} is empty: there is nothing to continue.")
             for row in ids:
                 refuse_long(self, row)
             met += ids
-            seeds = seeds_of(met, seed)[start:]
+            seeds = seeds_of(met, seed)[start:] if known is None else known[start : start + len(ids)]
             texts += [""] * len(rows)
             kinds = [(False, crossed(seen)) for _, seen in rows]
             for part in batches([len(row) for row in ids], batch_size, kinds=kinds):
@@ -442,7 +482,7 @@ class Model:
                     )
                 for i, written in zip(part, out[:, width:].tolist(), strict=True):
                     texts[start + i] = self._decode(ids[i], written)
-        return texts[0] if single else texts
+        return texts
 
     def split(self, prompt: Prompt, continuations: Sequence[str]) -> Query:
         """The token ids of a prompt and of texts that may follow it, cut where the prompt ends in the joint text.

@@ -10,6 +10,7 @@ import yaml
 
 from steerlib.errors import SteerlibError
 from steerlib.reproduce.ledger import load_ledger
+from steerlib.reproduce.profiles import USUAL
 from steerlib.reproduce.record import Record, read_record
 from steerlib.reproduce.rules import Claim
 
@@ -107,41 +108,47 @@ def read_ledger(root: Path) -> dict[str, Claim]:
     return ledger
 
 
-def read_records(root: Path, names: Collection[str] | None = None) -> dict[str, Record]:
+def read_records(root: Path, names: Collection[str] | None = None, profile: str = USUAL) -> dict[str, Record]:
     """The records of the chapters that were run here, by chapter, in the book's order.
 
     Args:
         root: the checkout.
         names: the chapters of interest; all of them when left out.
+        profile: that they were run with.
 
     Raises:
         SteerlibError: a record is damaged, or was changed after it was written.
     """
-    paths = {name: record_path(root, name) for name in notebooks(root) if names is None or name in names}
+    paths = {name: record_path(root, name, profile) for name in notebooks(root) if names is None or name in names}
     return {name: read_record(path) for name, path in paths.items() if path.exists()}
 
 
-def record_path(root: Path, name: str) -> Path:
+def run_folder(root: Path, profile: str = USUAL) -> Path:
+    """Where the runs of a profile are: the book's own in _build, of which the book is made, any other in a folder of its own."""
+    return root / "_build" if profile == USUAL else root / "_build" / "profiles" / profile
+
+
+def record_path(root: Path, name: str, profile: str = USUAL) -> Path:
     """Where the record of a chapter's run is."""
-    return root / "_build" / "run" / f"{name}.json"
+    return run_folder(root, profile) / "run" / f"{name}.json"
 
 
-def executed_path(root: Path, name: str) -> Path:
-    """Where the executed copy of a chapter is, which the book shows."""
-    return root / "_build" / "executed" / f"{name}.ipynb"
+def executed_path(root: Path, name: str, profile: str = USUAL) -> Path:
+    """Where the executed copy of a chapter is; the book shows those of its own profile."""
+    return run_folder(root, profile) / "executed" / f"{name}.ipynb"
 
 
-def expected_seconds(root: Path) -> dict[str, float]:
-    """How long each chapter should take: as in its last whole run here, else as data/seconds.yml says."""
+def expected_seconds(root: Path, profile: str = USUAL) -> dict[str, float]:
+    """How long each chapter should take: as in its last whole run here, else as data/seconds.yml says of the book's own."""
     path = root / "data" / "seconds.yml"
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() and profile == USUAL else {}
     except (yaml.YAMLError, ValueError):
         found = {}  # only an estimate hangs on it
     seconds = {str(k): float(x) for k, x in found.items() if type(x) in (int, float)} if isinstance(found, dict) else {}
     for name in notebooks(root):
         try:
-            record = read_record(record_path(root, name))
+            record = read_record(record_path(root, name, profile))
         except SteerlibError:
             continue
         if record.get("status") == "ran":

@@ -18,6 +18,7 @@ from typing import Any
 
 from steerlib.errors import SteerlibError
 from steerlib.reproduce.ledger import load_ledger, measure
+from steerlib.reproduce.profiles import USUAL
 from steerlib.reproduce.record import Record, read_record, write_record
 from steerlib.reproduce.rules import Claim, Measured, judge, strength
 from steerlib.reproduce.terminal import printable
@@ -55,7 +56,7 @@ def claim(id: str, result: object) -> None:
     record = read_record(path) if path and path.exists() else {}
     try:
         one, got = _measured(id, result)
-        word = _add(record, path.stem, one, got) if path else judge(one, got)
+        one, word = _add(record, path.stem, one, got) if path else (one, judge(one, got))
     except SteerlibError as problem:
         if path:
             record.setdefault("faults", []).append(str(problem))
@@ -99,15 +100,21 @@ def _measured(id: str, result: object) -> tuple[Claim, Measured]:
     return ledger[id], measure(ledger[id], result)
 
 
-def _add(record: Record, chapter: str, one: Claim, got: Measured) -> str:
-    """Add the number to the run's record; return the verdict that the badge shows."""
+def _add(record: Record, chapter: str, one: Claim, got: Measured) -> tuple[Claim, str]:
+    """Add the number to the run's record; return the claim and the verdict that the badge shows."""
     if chapter != one.chapter:
         raise SteerlibError(f"claim {one.id} belongs to the chapter {one.chapter}, not to {chapter}.")
     found = record.setdefault("claims", {})
     if one.id in found:
         raise SteerlibError(f"claim {one.id} is recorded twice in {chapter}: use an id for each number.")
     found[one.id] = asdict(got)
-    return "other parameters" if record.get("other_parameters") else judge(one, got)
+    profile = record.get("profile", USUAL)
+    if record.get("other_parameters"):
+        return one, "other parameters"
+    if profile == USUAL:
+        return one, judge(one, got)
+    of_papers = [x for x in load_ledger().values() if x.measured_as == one.id and x.profile == profile]
+    return (of_papers[0], judge(of_papers[0], got)) if of_papers else (one, "other profile")
 
 
 def _show(one: Claim, got: Measured, word: str, *, page: str) -> None:

@@ -19,11 +19,12 @@ from typing import Any
 
 from steerlib.assets import cache_dir
 from steerlib.reproduce.checkout import PACKAGE, executed_path
+from steerlib.reproduce.profiles import USUAL
 from steerlib.reproduce.rules import Claim
 
 SETTINGS = ("STEERLIB_", "TORCH_", "PYTORCH_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_", "CUBLAS_", "CUDA_VISIBLE_DEVICES")
 NO_SETTING = ("STEERLIB_RUN", "STEERLIB_LEDGER", "STEERLIB_CACHE", "STEERLIB_BOOK")  # these say where things are
-NO_DATA = ("claims.yml", "papers.yml", "seconds.yml")  # files of data/ that no chapter reads
+NO_DATA = ("claims.yml", "papers.yml", "seconds.yml", "records")  # files and folders of data/ that no chapter reads
 PROSE = (".md", ".bib", ".toml")  # files that no number depends on
 _seen: dict[tuple[str, int, int, int, int], str] = {}  # hashes of files that have not changed since
 
@@ -43,7 +44,7 @@ def _shared(root: Path) -> dict[str, str]:
     beside = [path for path in _files(book) if path.suffix not in (".ipynb", *PROSE) and path.name != "_toc.yml"]
     beside = [path for path in beside if "_static" not in path.relative_to(book).parts]
     shipped = [path for path in _files(data) if path.suffix not in PROSE]
-    shipped = [path for path in shipped if path not in [data / name for name in NO_DATA]]
+    shipped = [path for path in shipped if path.relative_to(data).parts[0] not in NO_DATA]
     settings = {key: value for key, value in os.environ.items() if key.startswith(SETTINGS) and key not in NO_SETTING}
     packages = {f"{found.name}=={found.version}" for found in distributions()}
     return {
@@ -90,7 +91,7 @@ def stale(root: Path, records: Mapping[str, Mapping[str, Any]]) -> dict[str, lis
         causes = [cause for cause in now if before.get(cause) != now[cause]]
         if any(cached.get(file) != old for file, old in record.get("weights", {}).items()):
             causes.append("the weights or drawings in the cache")
-        copy = executed_path(root, name)
+        copy = executed_path(root, name, record.get("profile", USUAL))
         if "executed" in record and not (copy.is_file() and file_hash(copy) == record["executed"]):
             causes.append("its executed copy")
         if causes:

@@ -33,6 +33,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from steerlib.errors import SteerlibError
 from steerlib.reproduce.checkout import PACKAGE, executed_path, record_path
+from steerlib.reproduce.device import gpu
 from steerlib.reproduce.fingerprint import file_hash, made_of, weights
 from steerlib.reproduce.progress import Progress
 from steerlib.reproduce.record import Record, read_record, write_record
@@ -80,7 +81,8 @@ def run_chapter(
     Args:
         root: the checkout.
         name: the chapter's file stem.
-        start: what the record holds from the beginning; `start["parameters"]` go to the notebook.
+        start: what the record holds from the beginning; `start["parameters"]` go to the notebook, and `start["profile"]` says
+            where its record and its executed copy go.
         progress: is kept up to date while the chapter runs.
         stall: the kernel is killed when nothing has moved for that many minutes.
         threads: how many the kernel computes with.
@@ -92,11 +94,11 @@ def run_chapter(
     Raises:
         CancelledError: it was stopped before its end; its record has no status then.
     """
-    path, executed = record_path(root, name), executed_path(root, name)
+    path, executed = record_path(root, name, start["profile"]), executed_path(root, name, start["profile"])
     cached = weights()
     write_record(path, {**start, "made_of": made_of(root, name), "weights": cached})
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # we say ourselves how it went
-    executed.parent.mkdir(exist_ok=True)
+    executed.parent.mkdir(parents=True, exist_ok=True)
     kernel = _kernel(root, name, path, threads)
     stopped = ""
     with ThreadPoolExecutor(1) as pool:
@@ -154,6 +156,7 @@ def environment(root: Path, threads: int) -> dict[str, str]:
     except OSError:
         commit = ""
     packages = ("torch", "transformers", "numpy")
+    card = gpu()
     return {
         "commit": commit or "unknown",
         "python": platform.python_version(),
@@ -161,12 +164,13 @@ def environment(root: Path, threads: int) -> dict[str, str]:
         "machine": f"{platform.system()} {platform.machine()}",
         "cores": str(os.cpu_count() or 1),
         "threads": str(threads),
+        **({"gpu": f"{card['gpus']} x {card['gpu']}"} if card else {}),
     }
 
 
 def _kernel(root: Path, name: str, record: Path, threads: int) -> AsyncKernelManager:
     """A kernel of the running Python and steerlib, without the user's own IPython settings."""
-    home = root / "_build" / "ipython" / name
+    home = record.parent.parent / "ipython" / name
     home.mkdir(parents=True, exist_ok=True)
     variables = {
         "STEERLIB_RUN": str(record),

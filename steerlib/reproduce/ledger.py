@@ -12,7 +12,9 @@ The one idea: an entry that could not fail is refused when the ledger is read, b
       tests: dso-lowers-bias           the id of the sentence of data/papers.yml that it tests; optional
       status: not-testable             or not-reproduced; optional
       why: All captions are neutral.   what not-testable needs; not-reproduced needs `paper`, what the paper found
-      tier: cpu
+      tier: cpu                        or gpu: a paper's number, which another profile than the book's own measures
+      profile: gpu                     that profile; of the tier gpu only
+      measured_as: chapter.slug.what   the claim as which the chapter records the number in such a run; likewise
       seed: 0
       chapter: 01-measuring-decisions
       value: 0.38                      the number last accepted; null means "not yet recorded"
@@ -24,6 +26,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import lru_cache
 from pathlib import Path
 from re import fullmatch
 from typing import Any
@@ -69,7 +72,13 @@ def load_ledger(path: Path | None = None) -> dict[str, Claim]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SteerlibError(f"the ledger {path} cannot be read as UTF-8 text: {error}.") from error
-    return parse_ledger(text, path.name)
+    return dict(_parsed(text, path.name))
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str, name: str) -> dict[str, Claim]:
+    """A ledger as it was read before: a chapter looks at it for every claim."""
+    return parse_ledger(text, name)
 
 
 def parse_ledger(text: str, name: str) -> dict[str, Claim]:
@@ -97,7 +106,23 @@ def parse_ledger(text: str, name: str) -> dict[str, Claim]:
         if one.id in ledger:
             raise SteerlibError(f"{name}: the id {one.id} is used twice; every claim needs its own.")
         ledger[one.id] = one
+    for one in ledger.values():
+        _must(
+            not one.measured_as or _same_number(one, ledger.get(one.measured_as)), f"{name}: claim {one.id}: {AS_WHICH}"
+        )
     return ledger
+
+
+AS_WHICH = (
+    "measured_as must be the id of a claim of its chapter, of the tier cpu, with the same named numbers if it has any"
+)
+
+
+def _same_number(one: Claim, recorded: Claim | None) -> bool:
+    """Whether what a chapter records for one claim can be judged against another."""
+    if recorded is None or recorded.tier != "cpu" or recorded.chapter != one.chapter:
+        return False
+    return set(recorded.order) == set(one.order)
 
 
 def _claim(entry: Mapping[str, Any], where: str) -> Claim:
@@ -118,10 +143,15 @@ def _claim(entry: Mapping[str, Any], where: str) -> Claim:
         fullmatch(rf"{part}\.{part}\.{part}", str(entry["id"])),
         f"{where}: an id is chapter.slug.what, three parts of small letters, digits and hyphens",
     )
-    for field in ("says", "source", "chapter", "paper", "why", "stored", "tests"):
+    for field in ("says", "source", "chapter", "paper", "why", "stored", "tests", "profile", "measured_as"):
         text = entry.get(field, "-")
         _must(isinstance(text, str) and text.strip(), f"{where}: {field} must be a text")
     _must(entry["tier"] in ("cpu", "gpu"), f"{where}: tier must be cpu or gpu, not {entry['tier']!r}")
+    elsewhere = [field for field in ("profile", "measured_as") if field in entry]
+    _must(
+        len(elsewhere) == (2 if entry["tier"] == "gpu" else 0),
+        f"{where}: profile and measured_as belong to the tier gpu, and both of them",
+    )
     _must(
         status == "not-testable" or "why" not in entry,
         f"{where}: why belongs to the status not-testable, which it does not have",
@@ -131,6 +161,7 @@ def _claim(entry: Mapping[str, Any], where: str) -> Claim:
         f"{where}: tests must be the id of a sentence of data/papers.yml, not {entry.get('tests')!r}",
     )
     _must(type(entry["seed"]) is int, f"{where}: seed must be a whole number")
+    _must(entry["tier"] == "cpu" or entry["value"] is not None, f"{where}: the value of a gpu claim is the paper's")
     found = {field: content for field, content in entry.items() if content is not None}
     for field in ("low", "high", "tolerance", "bound", "no_effect"):
         if field in found:

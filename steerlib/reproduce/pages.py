@@ -20,6 +20,7 @@ from steerlib.assets import fetch
 from steerlib.errors import SteerlibError
 from steerlib.reproduce.alts import fill_alts
 from steerlib.reproduce.fingerprint import stale
+from steerlib.reproduce.machines import read_machines
 from steerlib.reproduce.reference import reference
 from steerlib.reproduce.report import report
 from steerlib.reproduce.rules import Claim
@@ -46,8 +47,8 @@ def build(
         The path of the book's first page.
 
     Raises:
-        SteerlibError: Jupyter Book refused a page, an alt text names a number that was not recorded, or MathJax is not
-            cached and cannot be had.
+        SteerlibError: Jupyter Book refused a page, an alt text names a number that was not recorded, a run record in
+            data/records is faulty, or MathJax is not cached and cannot be had.
     """
     mathjax = fetch(MATHJAX)
     top = root / "_build"
@@ -96,7 +97,8 @@ def _assemble(
             chapter["cells"].insert(1, {"cell_type": "markdown", "metadata": {}, "source": note})
         fill_alts(chapter, name, ledger, records)
         (source / f"{name}.ipynb").write_text(json.dumps(chapter), encoding="utf-8")
-    _fill(source / "reproducibility.md", report(check(ledger, records, stale=stale(root, records)), records))
+    verdicts = check(ledger, records, stale=stale(root, records))
+    _fill(source / "reproducibility.md", report(verdicts, records, read_machines(root)))
     _fill(source / "api.md", {"reference": reference()})
     return whole
 

@@ -69,10 +69,10 @@ def other_parameters(root: Path, name: str, values: Mapping[str, object]) -> boo
         kind, given = KINDS.get(type(usual)), KINDS.get(type(value))
         if kind and given and kind != given:
             raise SteerlibError(f"the parameter {key} of {name} is {kind} ({spelt}), not {given} ({value!r}).")
-        other |= _plain(usual) != _plain(value)
+        other |= plain(usual) != plain(value)
     return other
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """A value as a notebook gets it: a tuple is a list; True is not 1."""
     return json.dumps(value, default=repr)

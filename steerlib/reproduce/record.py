@@ -30,7 +30,7 @@ def write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             json.dump(content, file, indent=1, allow_nan=False)
         os.replace(name, path)
     except BaseException:
@@ -41,7 +41,7 @@ def write_json(path: Path, content: Any) -> None:
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Seal a record and write it in one step."""
     plain = {key: content for key, content in record.items() if key != "seal"}
-    write_json(path, plain | {"seal": _seal(plain)})
+    write_json(path, plain | {"seal": seal(plain)})
 
 
 def read_record(path: Path) -> Record:
@@ -57,11 +57,20 @@ def read_record(path: Path) -> Record:
         raise SteerlibError(f"the record {path} is damaged ({' '.join(str(error).split())}): {again}.") from error
     if not isinstance(record, dict) or "seal" not in record:
         raise SteerlibError(f"the record {path} has no seal, so no run of this version wrote it: {again}.")
-    if record.pop("seal") != _seal(record):
+    if record.pop("seal") != seal(record):
         raise SteerlibError(f"the record {path} was changed after it was written, its seal is broken: {again}.")
     return record
 
 
-def _seal(record: Mapping[str, Any]) -> str:
-    plain = json.loads(json.dumps(record))  # tuples are lists, keys are texts
-    return hashlib.sha256((FORMAT + json.dumps(plain, sort_keys=True)).encode()).hexdigest()
+def seal(content: Mapping[str, Any], tag: str = FORMAT) -> str:
+    """The hash over everything in a file apart from the seal itself.
+
+    Args:
+        content: what the file holds, as JSON can hold it.
+        tag: the name and version of the file's format.
+
+    >>> seal({"a": (1, 2)}) == seal({"a": [1, 2]}) != seal({"a": [1, 2]}, "another format")
+    True
+    """
+    plain = json.loads(json.dumps(content))  # tuples are lists, keys are texts
+    return hashlib.sha256((tag + json.dumps(plain, sort_keys=True)).encode()).hexdigest()

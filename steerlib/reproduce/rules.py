@@ -56,7 +56,8 @@ class Claim:
     paper found, and all other fields are about our own number, which is checked like any other. One that could not have
     failed here has the status "not-testable", and `why` says what about our set-up is the reason. `stored` is the
     command that made the file from which the run only reads the number. `tests` is the id of a sentence of
-    data/papers.yml.
+    data/papers.yml. A claim of the tier "gpu" has a paper's number as its value; what the chapter records as the claim
+    `measured_as` when it runs with the `profile` is judged against it.
     """
 
     id: str
@@ -78,6 +79,8 @@ class Claim:
     why: str = ""
     stored: str = ""
     tests: str = ""
+    profile: str = ""
+    measured_as: str = ""
 
 
 @dataclass(frozen=True)

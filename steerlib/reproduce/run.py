@@ -7,6 +7,7 @@ side by side, and a run that was interrupted goes on:
     _build/run/NAME.json          its record: claims, parameters, status, seconds, environment
     _build/run/run.json           the last run as a whole, with every verdict
     _build/html/index.html        the book
+    _build/profiles/PROFILE/      the same of another profile than the book's own, without pages
 """
 
 from __future__ import annotations
@@ -24,11 +25,20 @@ import psutil
 import torch
 
 from steerlib.errors import SteerlibError
-from steerlib.reproduce.checkout import choose, expected_seconds, notebooks, read_ledger, read_records, record_path
+from steerlib.reproduce.checkout import (
+    choose,
+    expected_seconds,
+    notebooks,
+    read_ledger,
+    read_records,
+    record_path,
+    run_folder,
+)
 from steerlib.reproduce.fingerprint import expectations, stale
 from steerlib.reproduce.kernel import environment, run_chapter
 from steerlib.reproduce.pages import build
-from steerlib.reproduce.parameters import other_parameters
+from steerlib.reproduce.parameters import other_parameters, plain
+from steerlib.reproduce.profiles import USUAL, prepare, read_profile
 from steerlib.reproduce.progress import Progress, Screen
 from steerlib.reproduce.record import Record, read_record, write_json
 from steerlib.reproduce.rules import Claim
@@ -62,6 +72,7 @@ def reproduce(
     root: Path,
     chapters: Sequence[str] = (),
     *,
+    profile: str = USUAL,
     parameters: Mapping[str, object] | None = None,
     resume: bool = False,
     stall: float = 30.0,
@@ -71,8 +82,9 @@ def reproduce(
 
     Args:
         root: the checkout.
-        chapters: stems or numbers; all when empty.
-        parameters: for the notebooks' `parameters` cells. Where one differs from the chapter's own, its claims are
+        chapters: stems or numbers; all that the profile has when empty.
+        profile: of profiles/: models, data and sample sizes, and whose numbers are judged. The book is built of its own.
+        parameters: for the notebooks' `parameters` cells. Where one differs from the profile's, the chapter's claims are
             reported but not judged.
         resume: keep a chapter that ran whole, if nothing that its numbers or its badges depend on has changed since.
         stall: minutes without any progress after which a chapter is stopped.
@@ -91,13 +103,22 @@ def reproduce(
     if not stall > 0:
         raise SteerlibError(f"a chapter may stand still for more than 0 minutes, not {stall:g}.")
     ledger, known = read_ledger(root), notebooks(root)
-    names = choose(chapters, known)
-    read_records(root, [name for name in known if name not in names])  # a damaged one is refused before the work
-    values = dict(parameters or {})
-    other = {name: other_parameters(root, name, values) for name in names}
-    seconds, screen = expected_seconds(root), Screen()
+    chosen = read_profile(root, profile, known)
+    names = choose(chapters, list(chosen.chapters) if profile != USUAL else known)
+    read_records(
+        root, [name for name in known if name not in names], profile
+    )  # a damaged one is refused before the work
+    asked = dict(parameters or {})
+    values, other = {}, {}
+    for name in names:
+        own = dict(chosen.chapters.get(name, {}))
+        values[name] = own | asked
+        differs = other_parameters(root, name, values[name])
+        other[name] = differs if profile == USUAL else plain(values[name]) != plain(own)
+    prepare(root, chosen)
+    seconds, screen = expected_seconds(root, profile), Screen()
     label = {name: f"[{number}/{len(names)}] {name}" for number, name in enumerate(names, start=1)}
-    current = _current(root, names, values, ledger) if resume else {}
+    current = _current(root, names, values, ledger, profile) if resume else {}
     for name, record in current.items():
         screen.say(f"{label[name]}: unchanged since it ran on {record['date']}")
     waiting = [name for name in names if name not in current]
@@ -108,7 +129,8 @@ def reproduce(
     def run(name: str) -> None:
         progress = Progress(label[name], seconds.get(name))
         screen.start(progress)
-        start = {"parameters": values, "other_parameters": other[name], "expectations": expectations(ledger, name)}
+        start = {"profile": profile, "parameters": values[name], "other_parameters": other[name]}
+        start["expectations"] = expectations(ledger, name)
         try:
             record = run_chapter(root, name, start, progress=progress, stall=stall, threads=threads, stop=stop)
         finally:
@@ -127,15 +149,18 @@ def reproduce(
         pool.shutdown(cancel_futures=True)
         screen.close()
 
-    records = read_records(root)
+    records = read_records(root, profile=profile)
     old = stale(root, records)
-    verdicts = check(ledger, records, stale=old)
-    _write_run(root, records, verdicts, threads)
+    verdicts = check(ledger, records, stale=old, profile=profile, rehearses=chosen.rehearses)
+    _write_run(root, profile, records, verdicts, threads)
     outcome = conclude(verdicts, records, old, names, asked=any(other.values()))
     print(f"\n{table(outcome.verdicts)}\n\n{outcome}")
     if outcome.failed:
         print("when it is mended, `steerlib reproduce --resume` runs only what is left")
-    print(f"the book: {build(root, ledger, records, known)}", flush=True)
+    if profile == USUAL:
+        print(f"the book: {build(root, ledger, records, known)}", flush=True)
+    else:
+        print(f"the executed chapters: {run_folder(root, profile) / 'executed'}", flush=True)
     return outcome
 
 
@@ -154,25 +179,32 @@ def in_order(names: Sequence[str], seconds: Mapping[str, float], jobs: int) -> l
 
 
 def _current(
-    root: Path, names: Sequence[str], values: Mapping[str, object], ledger: Mapping[str, Claim]
+    root: Path,
+    names: Sequence[str],
+    values: Mapping[str, Mapping[str, object]],
+    ledger: Mapping[str, Claim],
+    profile: str,
 ) -> dict[str, Record]:
     """The records of chapters that ran whole with these parameters, and of which nothing has changed since."""
     found = {}
     for name in names:
         try:
-            record = read_record(record_path(root, name))
+            record = read_record(record_path(root, name, profile))
         except SteerlibError:  # none, or one that is damaged: the chapter runs again
             continue
-        same = record.get("parameters") == json.loads(json.dumps(values))
+        same = record.get("parameters") == json.loads(json.dumps(values[name]))
         if record.get("status") == "ran" and same and record.get("expectations") == expectations(ledger, name):
             found[name] = record
     old = stale(root, found)
     return {name: record for name, record in found.items() if name not in old}
 
 
-def _write_run(root: Path, records: Mapping[str, Record], verdicts: Sequence[Verdict], threads: int) -> None:
+def _write_run(
+    root: Path, profile: str, records: Mapping[str, Record], verdicts: Sequence[Verdict], threads: int
+) -> None:
     keep = ("status", "error", "seconds", "date", "parameters", "environment")
     run = {
+        "profile": profile,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "environment": environment(root, threads),
         "chapters": {n: {key: r.get(key) for key in keep} for n, r in records.items()},
@@ -187,4 +219,4 @@ def _write_run(root: Path, records: Mapping[str, Record], verdicts: Sequence[Ver
             for v in verdicts
         ],
     }
-    write_json(root / "_build" / "run" / "run.json", run)
+    write_json(run_folder(root, profile) / "run" / "run.json", run)

@@ -8,7 +8,9 @@
     missing                         the chapter ran without recording it                      judged, a miss
     not yet recorded                the entry has no number                                   judged, a miss
     stale                           notebook, library, data or weights changed since it ran   not judged
-    other parameters, other tier, not run                                                     not judged
+    never run                       a paper's number, and nobody ran the profile for it       not judged
+    rehearsed                       the number was recorded, on a model that stands in        not judged
+    other parameters, other profile, not run                                                  not judged
 
 What is not judged is never called holding.
 """
@@ -20,6 +22,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steerlib.reproduce.profiles import USUAL
 from steerlib.reproduce.rules import STATUSES, Claim, Measured, judge
 from steerlib.reproduce.wording import expected, interval, show
 
@@ -33,7 +36,7 @@ class Verdict:
     """A claim beside what was measured, and one of the words at the top.
 
     `sound` is True where the number may become the recorded one: its chapter ran to its end, with its own parameters,
-    and nothing changed since.
+    nothing changed since, and it is not a paper's.
     """
 
     claim: Claim
@@ -63,6 +66,8 @@ def check(
     records: Mapping[str, Mapping[str, Any]],
     *,
     stale: Collection[str] = (),
+    profile: str = USUAL,
+    rehearses: str = "",
 ) -> list[Verdict]:
     """Compare a run with the ledger.
 
@@ -70,21 +75,29 @@ def check(
         ledger: claims by id.
         records: for each chapter that was run (its file stem) its record, {"claims": {id: {...}}, "status": "ran"}.
         stale: the chapters whose record is older than what it was made of; their claims are not judged.
+        profile: that the chapters were run with. The book's own judges the claims of the tier cpu; any other judges the
+            papers' numbers that belong to it.
+        rehearses: a profile whose numbers must have been recorded, and are not judged.
 
     Returns:
         A verdict for every claim of the ledger, in its order. A claim that its chapter did not record is "missing", a
-        miss; a claim of a chapter without a record is "not run", no miss.
+        miss; a claim of a chapter without a record is "not run", or "never run" if it is a paper's number; no miss.
     """
-    return [_verdict(one, records.get(one.chapter), one.chapter in stale) for one in ledger.values()]
+    found = []
+    for one in ledger.values():
+        record, own = records.get(one.chapter), one.profile or USUAL
+        if own == (rehearses or profile):
+            found.append(_verdict(one, record, one.chapter in stale, rehearsal=bool(rehearses)))
+        else:
+            found.append(Verdict(one, None, "never run" if one.profile and profile == USUAL else "other profile"))
+    return found
 
 
-def _verdict(one: Claim, record: Mapping[str, Any] | None, stale: bool) -> Verdict:
+def _verdict(one: Claim, record: Mapping[str, Any] | None, stale: bool, *, rehearsal: bool) -> Verdict:
     if record is None:
-        return Verdict(one, None, "not run")
-    found = record.get("claims", {}).get(one.id)
+        return Verdict(one, None, "never run" if one.profile else "not run")
+    found = record.get("claims", {}).get(one.measured_as or one.id)
     got = Measured(**found) if found else None
-    if one.tier != "cpu":
-        return Verdict(one, got, "other tier")
     if record.get("other_parameters"):
         return Verdict(one, got, "other parameters")
     if stale:
@@ -92,7 +105,9 @@ def _verdict(one: Claim, record: Mapping[str, Any] | None, stale: bool) -> Verdi
     names = set(got.value) if got and isinstance(got.value, dict) else set()
     if got is None or names != set(one.order):  # other names: recorded when the entry was another
         return Verdict(one, None, "missing")
-    return Verdict(one, got, judge(one, got), sound=record.get("status") == "ran")
+    if rehearsal:
+        return Verdict(one, got, "rehearsed")
+    return Verdict(one, got, judge(one, got), sound=record.get("status") == "ran" and not one.profile)
 
 
 def short(word: str) -> str:
@@ -130,12 +145,12 @@ class Outcome:
 
     @property
     def status(self) -> int:
-        """The exit status: 0 all judged claims hold, 1 a miss or a failure, 3 nothing was judged or it is stale."""
+        """The exit status: 0 all judged claims hold or a rehearsal was whole, 1 a miss or a failure, 3 else."""
         if self.failed or any(v.miss for v in self.verdicts):
             return 1
         if self.stale:
             return 3
-        return 0 if self.asked or any(v.judged for v in self.verdicts) else 3
+        return 0 if self.asked or any(v.judged or v.word == "rehearsed" for v in self.verdicts) else 3
 
     def __str__(self) -> str:
         lines = [f"chapters that failed: {', '.join(self.failed)}"] if self.failed else []
@@ -144,6 +159,10 @@ class Outcome:
             lines += [f"{what}: {', '.join(which)}"] if which else []
         for name, causes in (self.stale or {}).items():
             lines.append(f"{name} is stale: {' and '.join(causes)} changed since it ran; run it again")
+        never = [v.claim for v in self.verdicts if v.word == "never run"]
+        for name in dict.fromkeys(one.profile for one in never):
+            ids = ", ".join(one.id for one in never if one.profile == name)
+            lines.append(f"NEVER RUN, the papers' own numbers: `steerlib reproduce --profile {name}` measures {ids}")
         judged, total = sum(v.judged for v in self.verdicts), len(self.verdicts)
         others = Counter(v.word for v in self.verdicts if not v.judged)
         left = ", ".join(f"{number} {word}" for word, number in others.items())
@@ -175,7 +194,7 @@ def conclude(
         asked: whether the user asked for other parameters than the book's.
     """
     return Outcome(
-        [v for v in verdicts if v.claim.chapter in names],
+        [v for v in verdicts if v.claim.chapter in names and v.word != "other profile"],
         [name for name in names if name in records and records[name].get("status") != "ran"],
         {name: causes for name, causes in old.items() if name in names},
         asked,

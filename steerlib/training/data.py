@@ -15,6 +15,7 @@ from torch import Tensor
 
 from steerlib.errors import SteerlibError
 from steerlib.models.model import Model, weights_hash
+from steerlib.models.parallel import divided, share
 from steerlib.models.prompts import Prompt
 from steerlib.tasks import Task
 from steerlib.training.config import Training
@@ -30,15 +31,15 @@ class Dataset:
     """What is learned from.
 
     questions: the ambiguous ones, weighted by weight (n,). anchors: what must stay as it was. groups: their names.
-    reference: (1, vocabulary) each, the log-probabilities of the next token before training, on the CPU. batches: which
-    questions each step has. weights: the hash of the model's weights.
+    reference: (1, vocabulary) each, the log-probabilities of the next token before training, on the CPU, by the number of the
+    question: those that this process asks. batches: which questions each step has. weights: the hash of the model's weights.
     """
 
     questions: list[Question]
     weight: Tensor
     anchors: list[Question]
     groups: list[str]
-    reference: list[Tensor]
+    reference: dict[int, Tensor]
     batches: list[list[int]]
     weights: str
 
@@ -75,12 +76,13 @@ def prepare(model: Model, task: Task, anchors: Anchors, training: Training) -> D
             stacklevel=3,
         )
     kept = _anchors(model, held, groups, task, len(batches) * training.anchors_per_step, training.seed)
-    reference: list[Tensor] = []
+    own = sorted({i for batch in batches for i in share(batch)}) if divided() else list(range(len(asked)))
+    reference: dict[int, Tensor] = {}
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=training.dtype == "bfloat16"):
-        for start in range(0, len(asked), READ_AT_ONCE):
-            part = asked[start : start + READ_AT_ONCE]
-            tokens = policy(model, part, len(groups), batch_size=training.batch_size).tokens
-            reference += [line.to("cpu", copy=True) for line in tokens]
+        for start in range(0, len(own), READ_AT_ONCE):
+            part = own[start : start + READ_AT_ONCE]
+            tokens = policy(model, [asked[i] for i in part], len(groups), batch_size=training.batch_size).tokens
+            reference |= {i: line.to("cpu", copy=True) for i, line in zip(part, tokens, strict=True)}
     return Dataset(asked, weight, kept, groups, reference, batches, weights_hash(model))
 
 

@@ -4,6 +4,8 @@
                 Adam, its rate warming up shortly and then falling linearly to 0
                 log c moves by at most 0.1 towards KL = kl_target (a dual variable), unless c is fixed
 
+Several processes, within `steerlib.parallel`, take each step together: see `steerlib.training.shared`.
+
 No weight of the model gets a gradient. Everything random is drawn anew from (seed, step), and whatever else a step needs is in
 the checkpoint, so that a run that was stopped continues to the same bits. How fast c moves, and the warm-up, are ours.
 """
@@ -23,11 +25,13 @@ from tqdm.auto import tqdm
 
 from steerlib.errors import SteerlibError
 from steerlib.models.model import Model
+from steerlib.models.parallel import is_first
 from steerlib.training.checkpoint import History, Run
 from steerlib.training.config import Training
 from steerlib.training.data import Dataset
 from steerlib.training.policy import Policy, Question, fingerprint, policy
-from steerlib.training.reward import Rollout, expected_reward, rewards, rollout, total_divergence
+from steerlib.training.reward import Rollout, divergences, expected_reward, rewards, rollout
+from steerlib.training.shared import add_gradients, own_part, whole_step
 
 WARM_UP = 0.1  # of the steps, in which the learning rate rises
 DUAL_SPEED = 0.1  # the most that log c changes in a step
@@ -67,16 +71,19 @@ def fit(
     if path is not None:
         run.resume(path, key)
     samples: Rollout | None = None
-    with tqdm(total=steps, initial=run.step, desc=method, disable=not progress) as bar:
+    with tqdm(total=steps, initial=run.step, desc=method, disable=not (progress and is_first())) as bar:
         for step in range(run.step, steps):
             # what the model says now, and what it said before: first n questions, then the anchors
             batch = data.batches[step]
             anchors, n = anchors_of(data, step, training.anchors_per_step), len(batch)
+            asked = [*(data.questions[i] for i in batch), *anchors]
+            mine, held = own_part(batch, anchors)  # all of them, unless several processes take the step
             with torch.autocast(model.device.type, torch.bfloat16, enabled=training.dtype == "bfloat16"):
-                reference = reference_policy(model, data, batch, anchors, learned, training.batch_size)
-                asked = [*(data.questions[i] for i in batch), *anchors]
-                now = policy(model, asked, len(data.groups), batch_size=training.batch_size)
-            log_p = now.groups[:n]  # (n, groups)
+                reference = reference_policy(model, data, mine, held, learned, training.batch_size)
+                part = [*(data.questions[i] for i in mine), *held]
+                now = policy(model, part, len(data.groups), batch_size=training.batch_size)
+            said = whole_step(now, divergences(now, reference, len(mine)), n, len(asked), learned, f"{method} {step}")
+            log_p = said.groups[:n]  # (n, groups)
 
             # the reward of every answer, and samples of them
             cluster = torch.tensor([question.cluster for question in asked[:n]], device=log_p.device)  # (n,)
@@ -88,17 +95,19 @@ def fit(
             # the loss
             weight = data.weight[batch].to(log_p.device)  # (n,)
             gain = expected_reward(log_p, reward, weight, samples, clip=ppo)
-            kl = total_divergence(now, reference, n)
+            kl = said.divergences.mean()
             kl_coef = math.exp(run.log_kl_coef) if training.kl_coef is None else training.kl_coef
-            size = sum(value.abs().sum() for value in learned.values()) if training.l1 else 0.0
+            size = sum(value.abs().sum() for value in learned.values()) if training.l1 and is_first() else 0.0  # once
             loss = kl_coef * kl + (training.l1 or 0.0) * size - gain
 
             # the step
             run.optimizer.zero_grad()
-            loss.backward(inputs=list(learned.values()))  # type: ignore[no-untyped-call]
-            numbers = metrics(log_p.detach(), cluster, weight, kl.detach(), now.groups[n:], anchors)
+            if loss.requires_grad:  # not where a process has nothing to do
+                loss.backward(inputs=list(learned.values()))  # type: ignore[no-untyped-call]
+            add_gradients(learned)
+            numbers = metrics(log_p.detach(), cluster, weight, kl.detach(), said.groups[n:], anchors)
             slopes = [value.grad for value in learned.values() if value.grad is not None]
-            refuse_divergence(method, step, numbers["kl"], now.tokens[0].shape[1], [loss, *slopes])
+            refuse_divergence(method, step, numbers["kl"], said.vocabulary, [loss, *slopes])
             refuse_collapse(method, run, log_p, data.groups)
             run.optimizer.param_groups[0]["lr"] = training.learning_rate * lr_factor(step, steps)
             run.optimizer.step()
@@ -109,7 +118,7 @@ def fit(
             run.step = step + 1
             for name, value in numbers.items():
                 run.history[name].append(None if math.isnan(value) else value)
-            if path is not None and not (ppo and run.step % 2):
+            if path is not None and is_first() and not (ppo and run.step % 2):
                 run.save(path, key)
             bar.update()
             bar.set_postfix({name: f"{value:.3f}" for name, value in numbers.items()})

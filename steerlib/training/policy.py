@@ -105,6 +105,8 @@ def _keeper(model: Model) -> Callable[[Prompt, Seen], Seen]:
 
 def policy(model: Model, asked: Sequence[Question], num_groups: int, *, batch_size: int = 32) -> Policy:
     """What the model answers now; gradients flow if they are enabled."""
+    if not asked:  # the share of a process that has nothing to do
+        return Policy(torch.zeros(0, num_groups, device=model.device), [])
     rows = [(i, row) for i, question in enumerate(asked) for row in question.query.rows(whole=question.whole)]
     options: list[list[list[Tensor]]] = [[[] for _ in range(num_groups)] for _ in asked]
     tokens = [torch.empty(0)] * len(asked)

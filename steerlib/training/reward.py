@@ -81,18 +81,39 @@ def kl_divergence(now: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
     return torch.stack([(a.exp() * (a - b)).sum(-1).mean() for a, b in zip(now, reference, strict=True)])
 
 
-def total_divergence(now: Policy, reference: Policy, asked: int) -> Tensor:
-    """What the KL target is for: the mean of up to four divergences from the unchanged model, a scalar in nats.
+@dataclass(frozen=True)
+class Divergences:
+    """How far a policy is from that of the unchanged model, in nats, question by question and anchor by anchor.
 
-    Over the whole vocabulary, that of the next token after the first `asked` questions, after the anchors that follow them,
-    and after every token of the anchors; and that of the anchors' decisions between their options, if they have any, however
-    seldom any option is said.
+    Over the whole vocabulary, that of the next token after each question (asked,), after each anchor (anchors,), and after every
+    token of each anchor (anchors,); and that of the anchors' decisions between their options (anchors,), however seldom any
+    option is said. decided: whether the anchors have options at all.
     """
-    last = kl_divergence([a[-1:] for a in now.tokens], [b[-1:] for b in reference.tokens])
-    parts = [last[:asked]]
-    if len(now.tokens) > asked:
-        parts += [last[asked:], kl_divergence(now.tokens[asked:], reference.tokens[asked:])]
+
+    questions: Tensor
+    anchors: Tensor
+    tokens: Tensor
+    decisions: Tensor
+    decided: bool
+
+    def mean(self) -> Tensor:
+        """What the KL target is for: the mean of the up to four means, a scalar."""
+        parts = [self.questions, self.anchors, self.tokens, *([self.decisions] if self.decided else [])]
+        return torch.stack([part.mean() for part in parts if len(part)]).mean()
+
+
+def divergences(now: Policy, reference: Policy, asked: int) -> Divergences:
+    """Those of the first `asked` questions, and of the anchors that follow them."""
     held, kept = now.groups[asked:], reference.groups[asked:]  # (anchors, groups)
-    if kept.any():
-        parts.append((held.exp() * (held - kept)).sum(-1))
-    return torch.stack([part.mean() for part in parts]).mean()
+    last = tokens = held.new_zeros(0)
+    if now.tokens:
+        last = kl_divergence([a[-1:] for a in now.tokens], [b[-1:] for b in reference.tokens])
+    if len(now.tokens) > asked:
+        tokens = kl_divergence(now.tokens[asked:], reference.tokens[asked:])
+    decisions = (held.exp() * (held - kept)).sum(-1)
+    return Divergences(last[:asked], last[asked:], tokens, decisions, bool(kept.any()))
+
+
+def total_divergence(now: Policy, reference: Policy, asked: int) -> Tensor:
+    """The mean of the divergences of `asked` questions and the anchors that follow them: see `Divergences`."""
+    return divergences(now, reference, asked).mean()

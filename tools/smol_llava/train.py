@@ -41,6 +41,7 @@ from steerlib.assets import data_path
 from steerlib.models.load import load
 from steerlib.tasks.article import article
 from steerlib.tasks.describe import FORMS
+from steerlib.tasks.pair_item import TEMPLATES
 from steerlib.tasks.people import (
     GENDERS,
     OCCUPATIONS,
@@ -53,7 +54,6 @@ from steerlib.tasks.people import (
     compose,
     scene,
 )
-from steerlib.tasks.who_is import TEMPLATES
 
 SIZE = 80  # pixels
 TOKENS = 25  # of a picture

@@ -1,0 +1,112 @@
+"""Make a run record: everything that was run here under one profile, in one file.
+
+The one idea: a record is of one commit on one machine. It is refused where a chapter failed, where anything that its numbers
+depend on changed since it ran, and where it ran on another machine. `steerlib.reproduce.machines` says what is in the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from steerlib.errors import SteerlibError
+from steerlib.reproduce.checkout import notebooks, read_ledger
+from steerlib.reproduce.claims import SITE
+from steerlib.reproduce.device import asset_versions, commit, device, hub_revisions, software
+from steerlib.reproduce.fingerprint import file_hash, stale
+from steerlib.reproduce.kernel import environment
+from steerlib.reproduce.machines import FORMAT
+from steerlib.reproduce.record import Record, read_record, seal, write_json
+from steerlib.reproduce.signing import sign, signature_path
+from steerlib.reproduce.verdicts import check
+
+
+def make(
+    root: Path, out: Path, *, profile: str = "cpu", by: str = "", key: Path | None = None
+) -> tuple[Record, Path | None]:
+    """Write what was run here into one file.
+
+    Args:
+        root: the checkout.
+        out: the file to write.
+        profile: under which the chapters ran.
+        by: who ran them, as the page shall say; "" says nobody.
+        key: an SSH key to sign the file with; None leaves it unsigned.
+
+    Returns:
+        The record, and the path of its signature.
+
+    Raises:
+        SteerlibError: nothing was run, a chapter failed, ran with other parameters or on another machine, something changed
+            since one ran, the checkout has no commit, or the key cannot sign.
+    """
+    top = root / "_build" if profile == "cpu" else root / "_build" / "profiles" / profile
+    paths = {name: top / "run" / f"{name}.json" for name in notebooks(root)}
+    records = {name: read_record(path) for name, path in paths.items() if path.exists()}
+    copies = {name: top / "executed" / f"{name}.ipynb" for name in records}
+    _refuse(root, records, copies, profile)
+    where, dirty = commit(root)
+    if not where:
+        raise SteerlibError(
+            f"a run record is of a commit, and {root} has none: run the book in a clone of its repository."
+        )
+    weights = {path: content for ran in records.values() for path, content in ran["weights"].items()}
+    texts = [path.read_text(encoding="utf-8") for path in copies.values()]
+    verdicts = check(read_ledger(root), records)
+    record: Record = {
+        "format": FORMAT,
+        "book": SITE,
+        "by": by.strip(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": where,
+        "dirty": dirty,
+        "profile": profile,
+        "device": device(),
+        "software": software(),
+        "models": hub_revisions([*texts, json.dumps([ran["parameters"] for ran in records.values()])]),
+        "assets": asset_versions(weights),
+        "weights": weights,
+        "chapters": {
+            name: {field: ran[field] for field in ("status", "seconds", "date", "parameters")}
+            for name, ran in records.items()
+        },
+        "claims": {v.claim.id: {**vars(v.got), "verdict": v.word} for v in verdicts if v.got},
+    }
+    if not record["claims"]:
+        raise SteerlibError("the chapters that ran recorded no claim of the ledger, so there is nothing to hand on.")
+    write_json(out, record | {"seal": seal(record, FORMAT)})
+    signature_path(out).unlink(missing_ok=True)  # of what was there before
+    return record, sign(out, key) if key else None
+
+
+def _refuse(root: Path, records: Mapping[str, Record], copies: Mapping[str, Path], profile: str) -> None:
+    """Refuse what is not one whole run of one commit on this machine."""
+    again = "`steerlib reproduce --resume" + (f" --profile {profile}`" if profile != "cpu" else "`")
+    if not records:
+        raise SteerlibError(
+            f"nothing was run under the profile {profile}, so there is nothing to record: {again} runs it."
+        )
+    failed = [name for name, record in records.items() if record.get("status") != "ran"]
+    if failed:
+        raise SteerlibError(
+            f"a run record is of chapters that ran to their end, and {failed[0]} did not: {again} runs it again."
+        )
+    plain = {name: {key: x for key, x in one.items() if key != "executed"} for name, one in records.items()}
+    changed = stale(root, plain)
+    for name, copy in copies.items():
+        if not copy.is_file() or file_hash(copy) != records[name]["executed"]:
+            changed.setdefault(name, []).append("its executed copy")
+    for name, causes in changed.items():
+        raise SteerlibError(
+            f"a run record is of one commit, and {' and '.join(causes)} changed since {name} ran: {again} runs it again."
+        )
+    here = environment(root, 1)
+    for name, record in records.items():
+        if profile == "cpu" and record["other_parameters"]:
+            raise SteerlibError(f"{name} ran with other parameters than the book's: {again} runs it with those.")
+        if any(record["environment"].get(key) != here.get(key) for key in ("machine", "cores", "gpu")):
+            raise SteerlibError(
+                f"{name} ran on another machine than this one: make the record on the machine that ran it."
+            )
