@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +188,17 @@ def test_models_of_the_hub_have_a_revision() -> None:
                 if isinstance(value, str) and "/" in value and not value.startswith((".", "/")) and key != "photos":
                     revision = value.partition("@")[2]
                     assert len(revision) == 40 and int(revision, 16) >= 0, (name, key)
+
+
+def test_everything_up_to_the_papers_numbers_runs_on_tiny_models_of_the_same_classes() -> None:
+    """The chapters of the GPU, with random weights and stand-ins for the data: a first real run fails on nothing but numbers."""
+    command = [sys.executable, "-m", "steerlib", "reproduce", "--profile", "tiny", "--jobs", "1"]
+    run = subprocess.run(
+        command, check=False, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
+    ledger = load_ledger(ROOT / "data" / "claims.yml")
+    for one in ledger.values():
+        if one.profile == "gpu":
+            (line,) = [line for line in run.stdout.splitlines() if line.startswith(f"{one.id} ")]
+            assert line.endswith("rehearsed"), line

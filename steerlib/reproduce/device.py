@@ -20,7 +20,7 @@ import torch
 from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "tokenizers")
+PACKAGES = ("torch", "transformers", "accelerate", "numpy", "tokenizers")
 
 
 def device() -> dict[str, Any]:
