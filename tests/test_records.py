@@ -73,7 +73,13 @@ def ran(root: Path, name: str, folder: str = "_build", **changes: Any) -> None:
         for one in ledger
         if one["chapter"] == name
     }
-    record = {"parameters": {}, "other_parameters": False, "made_of": made_of(root, name), "weights": weights()}
+    record = {
+        "profile": "cpu",
+        "parameters": {},
+        "other_parameters": False,
+        "made_of": made_of(root, name),
+        "weights": weights(),
+    }
     record |= {"claims": found, "status": "ran", "error": "", "seconds": 3.0, "date": "2026-11-26 18:00 UTC"}
     record |= {"environment": environment(root, 1), "executed": file_hash(copy)} | changes
     write_record(root / folder / "run" / f"{name}.json", record)
@@ -255,14 +261,35 @@ def test_a_damaged_record_of_a_chapter_is_named(book: Path, tmp_path: Path) -> N
     assert status == 2 and "its seal is broken" in out and not (tmp_path / "run.json").exists()
 
 
-def test_each_profile_has_its_own_record(book: Path, tmp_path: Path) -> None:
-    ran(book, "02-second", "_build/profiles/gpu", parameters={"model": "owner/x"}, other_parameters=True)
+def test_a_record_of_another_profile_has_the_papers_numbers_that_it_measured(book: Path, tmp_path: Path) -> None:
+    entries = yaml.safe_load((book / "data" / "claims.yml").read_text())
+    paper = entry("second.paper.before", -0.7) | {"tier": "gpu", "profile": "gpu", "measured_as": "second.bias.before"}
+    (book / "data" / "claims.yml").write_text(yaml.safe_dump([*entries, paper], sort_keys=False))
+    (book / "profiles").mkdir()
+    (book / "profiles" / "gpu.yml").write_text("about: x\nchapters: {02-second: {}}\n")
+    (book / "profiles" / "tiny.yml").write_text("about: x\nrehearses: gpu\nchapters: {02-second: {}}\n")
+    measured = {"second.bias.before": {"value": -0.69, "low": None, "high": None, "n": 9}}
+    for name in ("gpu", "tiny"):
+        ran(
+            book, "02-second", f"_build/profiles/{name}", profile=name, parameters={"model": "owner/x"}, claims=measured
+        )
     status, out = command(book, "record", "make", "--profile", "gpu", "--out", tmp_path / "run.json")
     assert status == 0 and "1 claims of 1 chapters" in out
-    one = read_machine(tmp_path / "run.json", book / "none")
+    one = add(book, tmp_path / "run.json")
     assert one.record["profile"] == "gpu" and one.record["chapters"]["02-second"]["parameters"] == {"model": "owner/x"}
-    numbers = tally(load_ledger(book / "data" / "claims.yml"), one)
-    assert numbers["not compared"] == 1 and numbers["as recorded"] == 0  # under other parameters nothing is as recorded
+    assert one.record["claims"]["second.paper.before"]["value"] == -0.69
+    assert tally(load_ledger(book / "data" / "claims.yml"), one)["as recorded"] == 1
+    records = read_records(book)
+    verdicts = check(load_ledger(book / "data" / "claims.yml"), records)
+    alone, beside = report(verdicts, records), report(verdicts, records, [one])
+    assert (
+        "<strong>never run</strong>" in claim_row(alone, "second.paper.before") and "**1 never run**" in alone["counts"]
+    )
+    found = claim_row(beside, "second.paper.before")
+    assert 'holds <i>on <a href="#machine-1">machine 1</a>, not here</i>' in found and "-0.690" in found
+    assert "-0.690" not in claim_row(beside, "second.bias.before")  # the book's own claim is of another model
+    status, out = command(book, "record", "make", "--profile", "tiny", "--out", tmp_path / "tiny.json")
+    assert status == 2 and "the profile tiny only rehearses gpu" in out and not (tmp_path / "tiny.json").exists()
 
 
 # ------------------------------------------------------------------------------------------ damage

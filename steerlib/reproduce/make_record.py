@@ -12,19 +12,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from steerlib.errors import SteerlibError
-from steerlib.reproduce.checkout import notebooks, read_ledger
+from steerlib.reproduce.checkout import executed_path, notebooks, read_ledger, read_records
 from steerlib.reproduce.claims import SITE
 from steerlib.reproduce.device import asset_versions, commit, device, hub_revisions, software
-from steerlib.reproduce.fingerprint import file_hash, stale
+from steerlib.reproduce.fingerprint import stale
 from steerlib.reproduce.kernel import environment
 from steerlib.reproduce.machines import FORMAT
-from steerlib.reproduce.record import Record, read_record, seal, write_json
+from steerlib.reproduce.profiles import USUAL, Profile, read_profile
+from steerlib.reproduce.record import Record, seal, write_json
 from steerlib.reproduce.signing import sign, signature_path
 from steerlib.reproduce.verdicts import check
 
 
 def make(
-    root: Path, out: Path, *, profile: str = "cpu", by: str = "", key: Path | None = None
+    root: Path, out: Path, *, profile: str = USUAL, by: str = "", key: Path | None = None
 ) -> tuple[Record, Path | None]:
     """Write what was run here into one file.
 
@@ -42,19 +43,17 @@ def make(
         SteerlibError: nothing was run, a chapter failed, ran with other parameters or on another machine, something changed
             since one ran, the checkout has no commit, or the key cannot sign.
     """
-    top = root / "_build" if profile == "cpu" else root / "_build" / "profiles" / profile
-    paths = {name: top / "run" / f"{name}.json" for name in notebooks(root)}
-    records = {name: read_record(path) for name, path in paths.items() if path.exists()}
-    copies = {name: top / "executed" / f"{name}.ipynb" for name in records}
-    _refuse(root, records, copies, profile)
+    chosen = read_profile(root, profile, notebooks(root))
+    records = read_records(root, profile=profile)
+    _refuse(root, records, chosen)
     where, dirty = commit(root)
     if not where:
         raise SteerlibError(
             f"a run record is of a commit, and {root} has none: run the book in a clone of its repository."
         )
     weights = {path: content for ran in records.values() for path, content in ran["weights"].items()}
-    texts = [path.read_text(encoding="utf-8") for path in copies.values()]
-    verdicts = check(read_ledger(root), records)
+    texts = [executed_path(root, name, profile).read_text(encoding="utf-8") for name in records]
+    verdicts = check(read_ledger(root), records, profile=profile)
     record: Record = {
         "format": FORMAT,
         "book": SITE,
@@ -81,31 +80,30 @@ def make(
     return record, sign(out, key) if key else None
 
 
-def _refuse(root: Path, records: Mapping[str, Record], copies: Mapping[str, Path], profile: str) -> None:
+def _refuse(root: Path, records: Mapping[str, Record], profile: Profile) -> None:
     """Refuse what is not one whole run of one commit on this machine."""
-    again = "`steerlib reproduce --resume" + (f" --profile {profile}`" if profile != "cpu" else "`")
+    again = "`steerlib reproduce --resume" + (f" --profile {profile.name}`" if profile.name != USUAL else "`")
+    if profile.rehearses:
+        raise SteerlibError(
+            f"the profile {profile.name} only rehearses {profile.rehearses}, so what it measured says nothing: record a run of that."
+        )
     if not records:
         raise SteerlibError(
-            f"nothing was run under the profile {profile}, so there is nothing to record: {again} runs it."
+            f"nothing was run under the profile {profile.name}, so there is nothing to record: {again} runs it."
         )
     failed = [name for name, record in records.items() if record.get("status") != "ran"]
     if failed:
         raise SteerlibError(
             f"a run record is of chapters that ran to their end, and {failed[0]} did not: {again} runs it again."
         )
-    plain = {name: {key: x for key, x in one.items() if key != "executed"} for name, one in records.items()}
-    changed = stale(root, plain)
-    for name, copy in copies.items():
-        if not copy.is_file() or file_hash(copy) != records[name]["executed"]:
-            changed.setdefault(name, []).append("its executed copy")
-    for name, causes in changed.items():
+    for name, causes in stale(root, records).items():
         raise SteerlibError(
             f"a run record is of one commit, and {' and '.join(causes)} changed since {name} ran: {again} runs it again."
         )
     here = environment(root, 1)
     for name, record in records.items():
-        if profile == "cpu" and record["other_parameters"]:
-            raise SteerlibError(f"{name} ran with other parameters than the book's: {again} runs it with those.")
+        if record["other_parameters"]:
+            raise SteerlibError(f"{name} ran with other parameters than the profile's: {again} runs it with those.")
         if any(record["environment"].get(key) != here.get(key) for key in ("machine", "cores", "gpu")):
             raise SteerlibError(
                 f"{name} ran on another machine than this one: make the record on the machine that ran it."
