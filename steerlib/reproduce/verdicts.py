@@ -120,11 +120,11 @@ def short(word: str) -> str:
 
 
 def table(verdicts: Iterable[Verdict]) -> str:
-    """The table that a run prints: claim, expected, got, verdict (a miss in capitals)."""
+    """The table that a run prints: claim, expected, got, verdict (in capitals a miss, and what was never run)."""
     rows = [("claim", "expected", "got", "verdict")]
     for v in verdicts:
         got = f"{show(v.got.value)} {interval(v.got)}".strip() if v.got else "-"
-        rows.append((v.claim.id, expected(v.claim), got, v.word.upper() if v.miss else v.word))
+        rows.append((v.claim.id, expected(v.claim), got, v.word.upper() if v.miss or v.word == "never run" else v.word))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
@@ -161,8 +161,8 @@ class Outcome:
             lines.append(f"{name} is stale: {' and '.join(causes)} changed since it ran; run it again")
         never = [v.claim for v in self.verdicts if v.word == "never run"]
         for name in dict.fromkeys(one.profile for one in never):
-            ids = ", ".join(one.id for one in never if one.profile == name)
-            lines.append(f"NEVER RUN, the papers' own numbers: `steerlib reproduce --profile {name}` measures {ids}")
+            count = sum(one.profile == name for one in never)
+            lines.append(f"NEVER RUN: {count} of the papers' own numbers, which `steerlib reproduce --profile {name}` measures")
         judged, total = sum(v.judged for v in self.verdicts), len(self.verdicts)
         others = Counter(v.word for v in self.verdicts if not v.judged)
         left = ", ".join(f"{number} {word}" for word, number in others.items())
