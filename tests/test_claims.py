@@ -301,7 +301,9 @@ def test_a_papers_number_is_judged_by_a_run_of_its_profile_and_by_no_other(tmp_p
     assert [v.word for v in lacking] == ["other profile", "missing"]
     assert Outcome(lacking).status == 1
     own = check(ledger, record(**{"first.bias.before": 0.6}))
-    assert "NEVER RUN: 1 of the papers' own numbers, which `steerlib reproduce --profile gpu` measures" in str(Outcome(own))
+    assert "NEVER RUN: 1 of the papers' own numbers, which `steerlib reproduce --profile gpu` measures" in str(
+        Outcome(own)
+    )
     assert table(own).splitlines()[-1].startswith("first.paper.bias ")
     assert table(own).endswith("NEVER RUN")
 

@@ -162,7 +162,9 @@ class Outcome:
         never = [v.claim for v in self.verdicts if v.word == "never run"]
         for name in dict.fromkeys(one.profile for one in never):
             count = sum(one.profile == name for one in never)
-            lines.append(f"NEVER RUN: {count} of the papers' own numbers, which `steerlib reproduce --profile {name}` measures")
+            lines.append(
+                f"NEVER RUN: {count} of the papers' own numbers, which `steerlib reproduce --profile {name}` measures"
+            )
         judged, total = sum(v.judged for v in self.verdicts), len(self.verdicts)
         others = Counter(v.word for v in self.verdicts if not v.judged)
         left = ", ".join(f"{number} {word}" for word, number in others.items())
