@@ -7,6 +7,7 @@ A value is read as YAML: 3 is a number, [a, b] a list, {man: he, woman: she} a m
 
 from __future__ import annotations
 
+import argparse
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -108,3 +109,12 @@ def _made(function: Callable[..., Task], name: str, *arguments: Any) -> Task:
         return function(*positional, **keywords)
     except (TypeError, AttributeError) as error:
         raise SteerlibError(f"the options of the task '{name}' are not of the kind that it takes ({error}).") from error
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """The options that say where and how a model is loaded."""
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    parser.add_argument(
+        "--load-option", action="append", default=[], metavar="KEY=VALUE",
+        help="an argument of steerlib.load, such as dtype=bfloat16 or revision=COMMIT; can be repeated",
+    )  # fmt: skip

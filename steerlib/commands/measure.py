@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from steerlib.commands.asked import settings, task_of
+from steerlib.commands.asked import add_loading, settings, task_of
 from steerlib.commands.start import loaded, quiet, refuse_place, whole_file
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.decisions import METRICS, DecisionBias, decision_bias
@@ -80,11 +80,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="prompts per forward pass (default: 32)"
     )
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    parser.add_argument(
-        "--load-option", action="append", default=[], metavar="KEY=VALUE",
-        help="an argument of steerlib.load, such as dtype=bfloat16 or revision=COMMIT; can be repeated",
-    )  # fmt: skip
+    add_loading(parser)
 
 
 def run(chosen: argparse.Namespace) -> int:

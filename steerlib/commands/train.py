@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlib.baselines.reft import reft
-from steerlib.commands.asked import options_of, refuse_unknown, settings, task_of
+from steerlib.commands.asked import add_loading, options_of, refuse_unknown, settings, task_of
 from steerlib.commands.start import loaded, quiet, refuse_place, whole_file
 from steerlib.errors import SteerlibError
 from steerlib.methods.contrastive import contrastive
@@ -86,11 +86,7 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="where a training is kept while it runs (default: beside the steering)",
     )
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    parser.add_argument(
-        "--load-option", action="append", default=[], metavar="KEY=VALUE",
-        help="an argument of steerlib.load, such as dtype=bfloat16 or revision=COMMIT; can be repeated",
-    )  # fmt: skip
+    add_loading(parser)
 
 
 def run(chosen: argparse.Namespace) -> int:
