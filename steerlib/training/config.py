@@ -35,6 +35,8 @@ class Training:
         kl_target: the divergence from the unchanged model that is allowed, in nats; the weight of the KL term follows it.
         kl_coef: a fixed weight of the KL term, in place of a target.
         seed: of everything random.
+        micro_batch_size: how many prompts and anchors keep their activations at a time. A step is the same, up to rounding, in
+            less memory and about a third more time; None keeps those of a whole step.
         dtype: "bfloat16" runs the network in it, on processors that have it; what is learned stays float32.
 
     Raises:
@@ -60,6 +62,7 @@ class Training:
     kl_target: float | None = 0.2
     kl_coef: float | None = None
     seed: int = 0
+    micro_batch_size: int | None = None
     dtype: Dtype = "float32"
 
     @property
@@ -76,8 +79,9 @@ class Training:
             if getattr(self, name) not in known:
                 raise SteerlibError(f"unknown {name} '{getattr(self, name)}': choose {' or '.join(map(repr, known))}.")
         least = {"epochs": 1, "batch_size": 1, "num_samples": 1 if self.estimator == "exact" else 2, "seed": 0}
-        if self.per_cluster is not None:
-            least["per_cluster"] = 1
+        for name in ("per_cluster", "micro_batch_size"):
+            if getattr(self, name) is not None:
+                least[name] = 1
         for name, lowest in least.items():
             object.__setattr__(self, name, check_count(name, getattr(self, name), lowest))
         for name in ("learning_rate", "l1", "kl_target", "kl_coef"):

@@ -29,8 +29,9 @@ from steerlib.models.parallel import is_first
 from steerlib.training.checkpoint import History, Run
 from steerlib.training.config import Training
 from steerlib.training.data import Dataset
-from steerlib.training.policy import Policy, Question, fingerprint, policy
-from steerlib.training.reward import Rollout, divergences, expected_reward, rewards, rollout
+from steerlib.training.part import Part
+from steerlib.training.policy import Question, fingerprint
+from steerlib.training.reward import Rollout, expected_reward, rewards, rollout
 from steerlib.training.shared import add_gradients, own_part, whole_step
 
 WARM_UP = 0.1  # of the steps, in which the learning rate rises
@@ -77,12 +78,10 @@ def fit(
             batch = data.batches[step]
             anchors, n = anchors_of(data, step, training.anchors_per_step), len(batch)
             asked = [*(data.questions[i] for i in batch), *anchors]
-            mine, held = own_part(batch, anchors)  # all of them, unless several processes take the step
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=training.dtype == "bfloat16"):
-                reference = reference_policy(model, data, mine, held, learned, training.batch_size)
-                part = [*(data.questions[i] for i in mine), *held]
-                now = policy(model, part, len(data.groups), batch_size=training.batch_size)
-            said = whole_step(now, divergences(now, reference, len(mine)), n, len(asked), learned, f"{method} {step}")
+            part = Part(
+                model, data, training, learned, *own_part(batch, anchors)
+            )  # all, unless processes share the step
+            said = whole_step(part.answered(), n, len(asked), learned, f"{method} {step}")
             log_p = said.groups[:n]  # (n, groups)
 
             # the reward of every answer, and samples of them
@@ -102,8 +101,7 @@ def fit(
 
             # the step
             run.optimizer.zero_grad()
-            if loss.requires_grad:  # not where a process has nothing to do
-                loss.backward(inputs=list(learned.values()))  # type: ignore[no-untyped-call]
+            part.backward(loss)
             add_gradients(learned)
             numbers = metrics(log_p.detach(), cluster, weight, kl.detach(), said.groups[n:], anchors)
             slopes = [value.grad for value in learned.values() if value.grad is not None]
@@ -129,31 +127,6 @@ def anchors_of(data: Dataset, step: int, count: int) -> list[Question]:
     """The anchors of a step, which come round again; none if there are none."""
     first = step * count
     return [data.anchors[i % len(data.anchors)] for i in range(first, first + count)] if data.anchors else []
-
-
-def reference_policy(
-    model: Model,
-    data: Dataset,
-    batch: Sequence[int],
-    anchors: list[Question],
-    learned: Mapping[str, Tensor],
-    batch_size: int,
-) -> Policy:
-    """What the unchanged model says: read before training for the questions, asked now, with everything at 0, for the anchors."""
-    tokens = [data.reference[i].to(model.device) for i in batch]
-    groups = torch.zeros(len(batch), len(data.groups), device=model.device)  # not needed for the questions
-    if not anchors:
-        return Policy(groups, tokens)
-    with torch.no_grad():
-        current = [value.clone() for value in learned.values()]
-        for value in learned.values():
-            value.zero_()
-        try:
-            before = policy(model, anchors, len(data.groups), batch_size=batch_size)
-        finally:
-            for value, kept in zip(learned.values(), current, strict=True):
-                value.copy_(kept)
-    return Policy(torch.cat([groups, before.groups]), [*tokens, *before.tokens])
 
 
 def metrics(

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from steerlib.errors import SteerlibError
 from steerlib.models.parallel import added, divided, exchange, share
-from steerlib.training.policy import Policy
 from steerlib.training.reward import Divergences
 
 APART = 1e-3  # how far, relatively, the tensors of two processes may drift apart; rounding stays well below
@@ -47,14 +46,27 @@ def own_part(batch: Sequence[int], anchors: Sequence[T]) -> tuple[list[int], lis
     return [batch[i] for i in rows if i < len(batch)], [anchors[i - len(batch)] for i in rows if i >= len(batch)]
 
 
-def whole_step(
-    now: Policy, apart: Divergences, asked: int, count: int, learned: Mapping[str, Tensor], doing: str
-) -> Step:
+def as_rows(part: Step) -> Tensor:
+    """A row per question and anchor, (rows, groups + 3): its log-probabilities, and its divergences, 0 where it has none."""
+    apart = part.divergences
+    nothing = apart.questions.new_zeros(len(apart.questions))
+    columns = [torch.cat([apart.questions, apart.anchors])]
+    columns += [torch.cat([nothing, apart.tokens]), torch.cat([nothing, apart.decisions])]
+    return torch.cat([part.groups, torch.stack(columns, -1)], -1)
+
+
+def of_rows(rows: Tensor, asked: int, decided: bool, vocabulary: int) -> Step:
+    """The step that rows are of, the first `asked` of which are questions."""
+    groups, (last, tokens, decisions) = rows[:, :-3], rows[:, -3:].unbind(-1)
+    found = Divergences(last[:asked], last[asked:], tokens[asked:], decisions[asked:], decided)
+    return Step(groups, found, vocabulary)
+
+
+def whole_step(part: Step, asked: int, count: int, learned: Mapping[str, Tensor], doing: str) -> Step:
     """The whole step, of which this process has answered its part.
 
     Args:
-        now: what the model says of the part.
-        apart: how far that is from what it said before.
+        part: what the model says of the part.
         asked: how many questions the whole step has.
         count: how many questions and anchors.
         learned: what is trained, which must be the same in all processes.
@@ -63,16 +75,13 @@ def whole_step(
     Raises:
         SteerlibError: in all processes, if they are not at the same step of the same training, or one of them failed.
     """
-    vocabulary = now.tokens[0].shape[1] if now.tokens else 0
     if not divided():
-        return Step(now.groups, apart, vocabulary)
-    own, n = share(range(count)), len(apart.questions)
-    last = torch.cat([apart.questions, apart.anchors])
-    nothing = last.new_zeros(n)
-    columns = [last, torch.cat([nothing, apart.tokens]), torch.cat([nothing, apart.decisions])]
-    mine = torch.cat([now.groups, torch.stack(columns, -1)], -1)  # (own rows, groups + 3)
+        return part
+    own, mine = share(range(count)), as_rows(part)
     size = float(sum(value.detach().abs().sum() for value in learned.values()))
-    told = exchange(f"step of {doing}, {count} rows", (mine.detach().cpu(), apart.decided, vocabulary, size))
+    told = exchange(
+        f"step of {doing}, {count} rows", (mine.detach().cpu(), part.divergences.decided, part.vocabulary, size)
+    )
     if max(one[3] for one in told) > (1 + APART) * min(one[3] for one in told):
         raise SteerlibError(
             f"the processes have drifted apart at step {doing}: what they have learned is no longer the same, so run the training "
@@ -83,10 +92,7 @@ def whole_step(
         rows[rank :: len(told)] = theirs.to(rows.device, rows.dtype)
     if own:
         rows = rows.index_copy(0, torch.tensor(own, device=rows.device), mine)  # with its gradient
-    groups, (last, tokens, decisions) = rows[:, :-3], rows[:, -3:].unbind(-1)
-    decided = any(one[1] for one in told)
-    found = Divergences(last[:asked], last[asked:], tokens[asked:], decisions[asked:], decided)
-    return Step(groups, found, max(one[2] for one in told))
+    return of_rows(rows, asked, any(one[1] for one in told), max(one[2] for one in told))
 
 
 def add_gradients(learned: Mapping[str, Tensor]) -> None:
