@@ -64,6 +64,7 @@ def test_a_profile_gives_a_chapter_its_parameters_and_is_judged_against_the_pape
 
     status, out = command(root, "reproduce", "--profile", "large", "--jobs", "1")
     assert status == 0, out
+    assert "large: large. It takes no more than the book." in out
     assert "[1/1] 01-first" in out  # the profile has one chapter
     assert "1 of 1 claims judged: all hold" in out
     record = read_record(record_path(root, "01-first", "large"))

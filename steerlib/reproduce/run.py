@@ -115,6 +115,8 @@ def reproduce(
         values[name] = own | asked
         differs = other_parameters(root, name, values[name])
         other[name] = differs if profile == USUAL else plain(values[name]) != plain(own)
+    if profile != USUAL:
+        print(f"{profile}: {chosen.about}. It takes {chosen.needs or 'no more than the book'}.", flush=True)
     prepare(root, chosen)
     seconds, screen = expected_seconds(root, profile), Screen()
     label = {name: f"[{number}/{len(names)}] {name}" for number, name in enumerate(names, start=1)}
