@@ -131,7 +131,8 @@ def _ours(v: Verdict) -> str:
     word = v.word.removesuffix(", as recorded")
     link = f'<a href="#{anchor(v.claim.id)}">chapter {_number(v.claim.chapter)}: {text(word)}</a>'
     kind = " (stored)" if v.claim.stored else ""
-    return f"<p>{text(_said(v))} {link}{kind}</p>"
+    whose = "The paper's number: " if v.word == "never run" else ""
+    return f"<p>{text(whose + _said(v))} {link}{kind}</p>"
 
 
 def counts(verdicts: Sequence[Verdict]) -> str:
