@@ -44,9 +44,7 @@ TASK = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model and a task."""
     made = tmp_path_factory.mktemp("commands")
-    lm = tiny.fresh("llama")
-    lm.hf.save_pretrained(made / "model")
-    lm.tokenizer.save_pretrained(made / "model")
+    tiny.save("llama", made / "model")
     (made / "jobs.csv").write_text(JOBS)
     (made / "texts.txt").write_text("Rain fell\nall night.\n\nThe cat slept.\n")
     return made

@@ -50,9 +50,7 @@ def start(*words: str) -> subprocess.CompletedProcess[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the processes left."""
     made = tmp_path_factory.mktemp("together")
-    lm = tiny.fresh("llama")
-    lm.hf.save_pretrained(made / "model")
-    lm.tokenizer.save_pretrained(made / "model")
+    tiny.save("llama", made / "model")
     (made / "jobs.csv").write_text(JOBS)
     done = start(str(ROOT / "tests" / "together.py"), str(made))
     assert done.returncode == 0, done.stderr[-4000:]
@@ -62,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def both(folder: Path) -> list[dict[str, Any]]:
     """What each of the two processes saw."""
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,13 @@ def fresh(family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> 
             weight.add_(0.1 * torch.randn_like(weight))
     hf.to(dtype).eval().requires_grad_(False)
     return Model(name=f"tiny-{family}", hf=hf, tokenizer=tokenizer(family.startswith("gemma")))
+
+
+def save(family: str, folder: Path) -> None:
+    """A new tiny model in a folder, as `steerlib.load` reads it."""
+    lm = fresh(family)
+    lm.hf.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
 
 
 @cache

@@ -111,10 +111,18 @@ def _made(function: Callable[..., Task], name: str, *arguments: Any) -> Task:
         raise SteerlibError(f"the options of the task '{name}' are not of the kind that it takes ({error}).") from error
 
 
-def add_loading(parser: argparse.ArgumentParser) -> None:
-    """The options that say where and how a model is loaded."""
+def add_model_and_task(parser: argparse.ArgumentParser) -> None:
+    """The words that say which model is asked, where and how it is loaded, and what it is asked."""
+    parser.add_argument("model", metavar="MODEL", help="as steerlib.load takes it: a hub id, a folder, smollm2")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     parser.add_argument(
         "--load-option", action="append", default=[], metavar="KEY=VALUE",
         help="an argument of steerlib.load, such as dtype=bfloat16 or revision=COMMIT; can be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--task", required=True, metavar="TASK", help="pronoun:train, who-is:test, a CSV file, a folder of pictures"
+    )
+    parser.add_argument(
+        "--task-option", action="append", default=[], metavar="KEY=VALUE",
+        help="an argument of the task; can be repeated",
     )  # fmt: skip

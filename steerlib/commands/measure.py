@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from steerlib.commands.asked import add_loading, settings, task_of
+from steerlib.commands.asked import add_model_and_task, settings, task_of
 from steerlib.commands.start import loaded, quiet, refuse_place, whole_file
 from steerlib.errors import SteerlibError
 from steerlib.evaluate.decisions import METRICS, DecisionBias, decision_bias
@@ -51,17 +51,7 @@ def add(commands: Any) -> None:
         "  accelerate launch --num_processes 4 -m steerlib measure Qwen/Qwen2.5-7B-Instruct --task coreference --out bias.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="as steerlib.load takes it: a hub id, a folder, smollm2")
-    parser.add_argument(
-        "--task", required=True, metavar="TASK", help="pronoun, who-is:test, a CSV file, a folder of pictures"
-    )
-    parser.add_argument(
-        "--task-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an argument of the task; can be repeated",
-    )
+    add_model_and_task(parser)
     parser.add_argument("--steering", type=Path, metavar="FILE", help="steer with it, as `steerlib train` wrote it")
     parser.add_argument("--strength", type=float, metavar="S", help="of the steering (default: 1)")
     parser.add_argument("--perplexity", action="store_true", help="also measure perplexity on plain English text")
@@ -80,7 +70,6 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="prompts per forward pass (default: 32)"
     )
-    add_loading(parser)
 
 
 def run(chosen: argparse.Namespace) -> int:

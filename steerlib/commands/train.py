@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlib.baselines.reft import reft
-from steerlib.commands.asked import add_loading, options_of, refuse_unknown, settings, task_of
+from steerlib.commands.asked import add_model_and_task, options_of, refuse_unknown, settings, task_of
 from steerlib.commands.start import loaded, quiet, refuse_place, whole_file
 from steerlib.errors import SteerlibError
 from steerlib.methods.contrastive import contrastive
@@ -52,16 +52,8 @@ def add(commands: Any) -> None:
         "      --batch-size 64 --out fair.safetensors",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="as steerlib.load takes it: a hub id, a folder, smollm2")
+    add_model_and_task(parser)
     parser.add_argument("--method", required=True, choices=(*LEARNED, *READ), help="what makes the steering")
-    parser.add_argument("--task", required=True, metavar="TASK", help="pronoun:train, a CSV file, a folder of pictures")
-    parser.add_argument(
-        "--task-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an argument of the task; can be repeated",
-    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the steering, as safetensors")
     parser.add_argument(
         "--method-option", action="append", default=[], metavar="KEY=VALUE",
@@ -86,7 +78,6 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="where a training is kept while it runs (default: beside the steering)",
     )
-    add_loading(parser)
 
 
 def run(chosen: argparse.Namespace) -> int:

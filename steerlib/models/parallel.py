@@ -98,7 +98,7 @@ def parallel() -> Iterator[Processes]:
     """Within the `with`, the processes that `accelerate launch` (or torchrun) started divide the questions among themselves.
 
     In a program that was started as one process it does nothing. It stands outside of every `with steer(...)`, and every process runs
-    through the same lines: only printing and the writing of files belong into `if here.first:`.
+    through the same lines: only printing and writing files go under `if here.first:`.
 
     Yields:
         A Processes: `rank`, `world`, `device` and `first` of this process.
