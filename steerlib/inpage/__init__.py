@@ -1,1 +1,1 @@
-"""What the page "Steer it yourself" is made of: weights, steerings, the grid and the people, packed for a browser."""
+"""What a page needs to run the model by itself: weights, vocabulary, steerings, and the engine that `engine/` holds."""
