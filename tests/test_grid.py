@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from helpers import same
 
 import steerlib as sl
+from steerlib.inpage import pack
 from steerlib.inpage.grid import AMBIGUOUS, ANSWERS, STRENGTHS, TOLD, filled, grid_script, measured, probabilities
 from steerlib.inpage.methods import CONTROL, METHODS, Method, applied, control, steering
 from steerlib.tasks import occupations
@@ -131,6 +133,11 @@ def test_the_control_has_the_size_of_dso_at_every_norm_and_none_of_its_direction
             assert abs(float(other @ vector) / float(vector.norm()) ** 2) < 0.25 or not vector.any()
 
 
+def test_the_control_that_is_packed_for_the_page_is_the_one_of_the_grid() -> None:
+    assert same(pack.steerings()[CONTROL], control())
+    assert {method.steering for method in METHODS} <= pack.steerings().keys()
+
+
 def test_the_page_reads_the_numbers_that_python_reads(page: dict[str, Any]) -> None:
     assert [method["id"] for method in page["methods"]] == list(page["p"]) == list(page["summary"])
     assert page["strengths"] == list(STRENGTHS) and page["words"] == list(ANSWERS)
@@ -179,6 +186,18 @@ def test_what_a_reader_types_into_a_chat_stays_text(lm: sl.Model, page: dict[str
 
 def test_the_script_is_small_and_the_same_each_time() -> None:
     assert grid_script() == grid_script() and len(grid_script()) < 450_000
+
+
+def test_a_grid_that_was_measured_for_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(sl.SteerlibError, match="no method 'dos': it has add, ablate"):
+        probabilities("dos")
+    for name, other in {"STRENGTHS": (0.0, 1.0), "AMBIGUOUS": AMBIGUOUS[:-1]}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(f"steerlib.inpage.grid.{name}", other)
+            measured.cache_clear()
+            with pytest.raises(sl.SteerlibError, match=r"was measured for other (strengths|wordings).*tools/grid\.py"):
+                grid_script()
+    measured.cache_clear()
 
 
 def test_blocks_that_are_passed_over_hand_on_what_they_did_to_the_bit() -> None:
