@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import steerlib as sl
 import torch
 
+import steerlib as sl
 from steerlib.errors import SteerlibError
 from steerlib.inpage.engine import LONGEST, InPage, engine_file, source
 from steerlib.inpage.pack import PART, pack, steerings, vocabulary
@@ -171,7 +171,9 @@ def test_the_vocabulary_is_the_tokenizer_s() -> None:
     tokenizer, found = smollm2().tokenizer, vocabulary()
     assert {token: at for at, token in enumerate(found["tokens"])} == tokenizer.get_vocab()
     assert found["special"]["<|im_start|>"] == tokenizer.convert_tokens_to_ids("<|im_start|>")
-    assert set(found["special"]) <= set(tokenizer.all_special_tokens) | set(map(str, tokenizer.added_tokens_decoder.values()))
+    assert set(found["special"]) <= set(tokenizer.all_special_tokens) | set(
+        map(str, tokenizer.added_tokens_decoder.values())
+    )
 
 
 def test_the_source_can_be_quoted() -> None:
