@@ -46,8 +46,13 @@
     const user = filled(wording.text, occupation, group);
     if (!wording.answer) return [user];
     const fill = { user, answer: filled(wording.answer, occupation, group) };
-    return grid.chat.map((part) => (part.fill ? fill[part.fill] : part));
+    return joined(grid.chat.map((part) => (part.fill ? fill[part.fill] : part)));
   };
+  // Texts that follow one another become one: the tokenizer must see them as one.
+  const joined = (parts) => parts.reduce((all, part) => {
+    if (typeof part === "string" && typeof all.at(-1) === "string") return [...all.slice(0, -1), all.at(-1) + part];
+    return [...all, part];
+  }, []);
   const find = (list, name, by = "name") => list.find((one) => one[by] === name) || list[0];
   const tables = {};
   const table = (method) => {
@@ -83,11 +88,11 @@
     (x, y) => drawn("path", { d: `M${x} ${y - 4}l4 7h-8z` }),
   ];
   // lines: [{name, points: [[x, y], or [x, y, low, high]]}]; a line has its own colour, dash and mark.
-  const curve = ({ lines, top, at, trained, label, digits = 1 }) => {
-    const [left, right, up, down] = [34, 310, 10, 170];
+  const curve = ({ lines, top, at, trained, label, digits = 1, height = 160 }) => {
+    const [left, right, up, down] = [34, 310, 10, 10 + height];
     const x = (s) => left + ((s - LOW) / (HIGH - LOW)) * (right - left);
     const y = (v) => down - (Math.min(Math.max(v, 0), top) / top) * (down - up);
-    const svg = drawn("svg", { viewBox: "0 0 350 205", role: "img", "aria-label": label, class: "steer-curve" });
+    const svg = drawn("svg", { viewBox: `0 0 350 ${height + 45}`, role: "img", "aria-label": label, class: "steer-curve" });
     if (trained) {
       svg.append(drawn("rect", { class: "trained", x: x(trained[0]), y: up, width: x(trained[1]) - x(trained[0]), height: down - up }));
     }
@@ -185,7 +190,7 @@
     self.strengthField = strength;
 
     const barTable = (steered, plain) => {
-      const rest = (p) => (p ? [...p, Math.max(0, 1 - p[0] - p[1] - p[2])] : [NaN, NaN, NaN, NaN]);
+      const rest = (p) => (p ? [...p, Math.max(0, 1 - p[0] - p[1] - p[2]), p[0] / (p[0] + p[1])] : []);
       const cell = (value, kind) => {
         const bar = el("span", { class: `bar ${kind}` });
         bar.style.width = `${Math.round(1000 * (value || 0)) / 10}%`;
@@ -195,7 +200,7 @@
       return el("table", { class: "steer-bars" },
         el("caption", {}, "Probability of the next word"),
         el("thead", {}, el("tr", {}, ...["next word", "unsteered", `strength ${size(at())}`].map((name) => el("th", { scope: "col" }, name)))),
-        el("tbody", {}, ...[...WORDS, "anything else"].map((word, i) =>
+        el("tbody", {}, ...[...WORDS, "anything else", "he, out of he and she"].map((word, i) =>
           el("tr", {}, el("th", { scope: "row" }, word), cell(a[i], "plain"), cell(b[i], `steered word-${i}`)))));
     };
     const trained = () => find(methods, state.method, "id").trained;
@@ -228,7 +233,7 @@
           el("p", { class: "steer-big" }, `${name} ${short(a[0], digits)} → ${short(b[0], digits)}`),
           el("p", {}, `${change.replace("-", "−")}; between ${short(b[1], digits)} and ${short(b[2], digits)} with 95 % confidence`),
           el("p", { class: "steer-note" }, means),
-          curve({ lines: [{ name: "", points }], top, at: now.strength, trained: trained(), label: told, digits: what === "perplexity" ? 0 : 1 }));
+          curve({ lines: [{ name: "", points }], top, at: now.strength, trained: trained(), label: told, digits: what === "perplexity" ? 0 : 1, height: 110 }));
       });
       costNote.textContent = `Measured beforehand on the 26 test occupations, ${close(now.strength, state.strength) ? `at strength ${size(now.strength)}` : `at ${size(now.strength)}, the measured strength that is nearest`}, against the unsteered model:`;
       costCards.replaceChildren(...cards);
@@ -356,7 +361,7 @@
     self.listeners.push(keep);
   };
 
-  const steerIt = (window.steerIt = { root, el, labelled, options, short, size, key, close, later, find, folded, cells, promptOf, filled, instruments: [] });
+  const steerIt = (window.steerIt = { root, el, labelled, options, short, size, key, close, later, find, folded, cells, promptOf, joined, filled, instruments: [] });
   document.addEventListener("DOMContentLoaded", () => {
     if (!grid) return;
     for (const place of document.querySelectorAll(".steer-it:not([data-pictures])")) {
