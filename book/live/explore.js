@@ -138,7 +138,7 @@
     const methods = grid.methods.filter(({ id }) => !place.dataset.methods || place.dataset.methods.split(" ").includes(id));
     const state = {
       occupation: place.dataset.occupation || "nurse", wording: place.dataset.wording || "late", own: false, sentence: "",
-      method: methods[Math.min(full ? 2 : 0, methods.length - 1)].id, block: null, strength: Number(place.dataset.strength || 0.5),
+      method: find(methods, place.dataset.method || "dso", "id").id, block: null, strength: Number(place.dataset.strength || 0.5),
     };
     const self = { place, state, full, fine: false, live: new Map(), listeners: [], trouble: "", busy: "" };
     const change = (what) => {
@@ -194,7 +194,7 @@
       const cell = (value, kind) => {
         const bar = el("span", { class: `bar ${kind}` });
         bar.style.width = `${Math.round(1000 * (value || 0)) / 10}%`;
-        return el("td", {}, el("span", { class: "bar-number" }, short(value)), el("span", { class: "bar-room" }, bar));
+        return el("td", {}, el("span", { class: "bar-number" }, value > 0 && value < 0.0005 ? "< 0.001" : short(value)), el("span", { class: "bar-room" }, bar));
       };
       const [a, b] = [rest(plain), rest(steered)];
       return el("table", { class: "steer-bars" },
@@ -231,7 +231,7 @@
         return el("div", { class: `steer-card steer-${kind}` },
           el("p", { class: "steer-kind" }, kind === "gain" ? "What it is for" : "What it costs"),
           el("p", { class: "steer-big" }, `${name} ${short(a[0], digits)} → ${short(b[0], digits)}`),
-          el("p", {}, `${change.replace("-", "−")}; between ${short(b[1], digits)} and ${short(b[2], digits)} with 95 % confidence`),
+          el("p", {}, `${change.replace("-", "−")}; 95 % interval ${short(b[1], digits)} to ${short(b[2], digits)}`),
           el("p", { class: "steer-note" }, means),
           curve({ lines: [{ name: "", points }], top, at: now.strength, trained: trained(), label: told, digits: what === "perplexity" ? 0 : 1, height: 110 }));
       });
@@ -247,6 +247,7 @@
       spoken.textContent = p ? `At strength ${size(at())}: he ${short(p[0], 2)}, she ${short(p[1], 2)}, they ${short(p[2], 2)}.` : "";
     });
     self.show = () => {
+      more.href = `${root.replace(/live\/$/, "explore.html")}#${hashOf(state)}`;
       const chosen = find(methods, state.method, "id"), s = at();
       occupation.value = find(grid.occupations, state.occupation).name;
       wording.value = find(grid.wordings, state.wording).name;
@@ -276,9 +277,8 @@
     self.box = el("div", { class: "steer-live", hidden: !full });
     const heading = (text) => (full ? [el("h3", {}, text)] : []);
     body.append(self.box, ...heading("The answer"), prompt, results, ...heading("What it is good for, and what it costs"), costs);
-    if (!full) body.append(el("p", {}, el("a", { href: root.replace(/live\/$/, `explore.html#${hashOf(state)}`), class: "steer-more" }, "Ask a sentence of your own, with the model running in the page")));
-    self.more = body.querySelector(".steer-more");
-    if (self.more) self.listeners.push(() => self.more.setAttribute("href", root.replace(/live\/$/, `explore.html#${hashOf(state)}`)));
+    const more = el("a", {}, "Ask a sentence of your own, with the model itself running in the page");
+    if (!full) body.append(el("p", {}, more));
     place.replaceChildren(body);
     return self;
   };
@@ -364,7 +364,7 @@
   const steerIt = (window.steerIt = { root, el, labelled, options, short, size, key, close, later, find, folded, cells, promptOf, joined, filled, instruments: [] });
   document.addEventListener("DOMContentLoaded", () => {
     if (!grid) return;
-    for (const place of document.querySelectorAll(".steer-it:not([data-pictures])")) {
+    for (const place of document.querySelectorAll(".steer-it:is([data-full], [data-methods])")) {
       const self = instrument(place);
       steerIt.instruments.push(self);
       if (self.full) linked(self);
