@@ -43,7 +43,7 @@ import steerlib as sl
 from steerlib.assets import cache_dir
 from steerlib.evaluate.statistics import mean
 from steerlib.inpage.grid import AMBIGUOUS, ANSWERS, STRENGTHS, TOLD, axes, packed, segments, unpacked
-from steerlib.inpage.methods import METHODS, Method, applied
+from steerlib.inpage.methods import CONTROL, METHODS, Method, applied
 from steerlib.models.model import weights_hash
 from steerlib.models.prompts import Prompt
 from steerlib.tasks import Item, Task
@@ -158,8 +158,9 @@ def chat(lm: sl.Model) -> list[Any]:
 
 def steerings() -> dict[str, str]:
     """The SHA-256 of the file of each method's steering; the control is made from the first of them."""
-    paths = {method.steering: sl.data_path("steerings", f"{method.steering}.safetensors") for method in METHODS}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items() if path.is_file()}
+    names = [method.steering for method in METHODS if method.steering != CONTROL]
+    paths = {name: sl.data_path("steerings", f"{name}.safetensors") for name in names}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
 
 
 def main() -> None:

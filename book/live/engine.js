@@ -5,7 +5,6 @@
 export const LONGEST = 1024; // tokens of one sequence, at most
 const WIDTH = 576, HEAD = 64, LAYERS = 30, VOCABULARY = 49152;
 const MATRICES = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
-const UPDATED = ["attn_q", "attn_v", "ffn_down"]; // matrices that have a low-rank update in the model that sees
 
 export class Engine {
   static async make(wasm) {
@@ -87,14 +86,15 @@ export class Engine {
     this.start = this.c.mark();
   }
 
-  // The low-rank update that makes SmolLM2 the language model of smol-llava: per block and matrix a (8, inputs), then b (outputs, 8).
-  addUpdates(floats, shapes) {
+  // The low-rank update that makes SmolLM2 the language model of smol-llava: for each block and each of the three matrices that have one,
+  // a (rank, in), then b (out, rank).
+  addUpdates(floats, { rank, matrices }) {
+    this.c.reset(this.start);
     let at = this.put(floats);
     for (let layer = 0; layer < LAYERS; layer++)
-      UPDATED.forEach((name, which) => {
-        const [a, b] = shapes[name];
-        this.c.set_update(layer, which, at, at + 4 * a);
-        at += 4 * (a + b);
+      matrices.forEach(({ in: inputs, out }, which) => {
+        this.c.set_update(layer, which, at, at + 4 * rank * inputs);
+        at += 4 * rank * (inputs + out);
       });
     this.start = this.c.mark();
   }

@@ -15,7 +15,7 @@
 
     const gallery = (name, i) => el("fieldset", {}, el("legend", {}, name), el("div", { class: "steer-people" }, ...people.map((person) => {
       const radio = el("input", { type: "radio", name: `steer-person-${i}`, value: person.id, checked: person === chosen[i], onchange: () => ((chosen[i] = person), changed()) });
-      return el("label", { class: "steer-person" }, el("img", { src: `${root}model/${person.image}`, alt: person.about, width: "112", height: "112", loading: "lazy" }), radio);
+      return el("label", { class: "steer-person" }, el("img", { src: `${root}model/${person.picture}`, alt: person.about, width: "112", height: "112", loading: "lazy" }), radio);
     })));
     const choice = (list, name, what) => {
       const select = el("select", { onchange: () => ((state[what] = select.value), changed()) });

@@ -90,7 +90,7 @@ async function load({ seeing = false }, say) {
     if (!model) model = await assemble(manifest, store, loading.signal);
     if (seeing && !model.seeing) {
       const floats = new Float32Array(await new Response(unpacked(await store.get(manifest.seeing.update, loading.signal))).arrayBuffer());
-      model.engine.addUpdates(floats, manifest.seeing.shapes);
+      model.engine.addUpdates(floats, manifest.seeing.update);
       model.seeing = true;
     }
     await store.tidy(everything(manifest));
@@ -190,7 +190,7 @@ async function personOf(id) {
   if (!people.has(id)) {
     const person = model.manifest.seeing.people.find((one) => one.id === id);
     if (!person) throw new Trouble("fault", `There is no picture called ${id} here.`);
-    people.set(id, new Float32Array(await new Response(unpacked(await model.store.get(person.features))).arrayBuffer()));
+    people.set(id, new Float32Array(await model.store.get(person.features)));
   }
   return people.get(id);
 }

@@ -177,7 +177,7 @@ def grid_script() -> str:
     """The script live/grid.js, which sets `window.steerlibGrid`.
 
     Returns:
-        JavaScript, ASCII only. Estimates are [value, low, high], the ends of their 95 % intervals.
+        JavaScript, ASCII only.
 
     Raises:
         SteerlibError: If data/grid.json is missing, or does not fit the library.
@@ -185,8 +185,20 @@ def grid_script() -> str:
     >>> grid_script().startswith("window.steerlibGrid = {")
     True
     """
+    return f"window.steerlibGrid = {json.dumps(grid_data(), separators=(',', ':'))};\n"
+
+
+def grid_data() -> dict[str, Any]:
+    """What `window.steerlibGrid` is.
+
+    Returns:
+        Plain data. Estimates are [value, low, high], the ends of their 95 % intervals.
+
+    Raises:
+        SteerlibError: If data/grid.json is missing, or does not fit the library.
+    """
     grid, table = measured(), occupations()
-    data = {
+    return {
         "occupations": [
             {
                 "name": row["occupation"],
@@ -219,7 +231,6 @@ def grid_script() -> str:
         "measured": {"told": grid["told"], "texts": grid["texts"]},
         "sentence": SENTENCE,
     }
-    return f"window.steerlibGrid = {json.dumps(data, separators=(',', ':'))};\n"
 
 
 def _wording(template: Template) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     tokenizer-....bin                vocabulary and merges, as gzipped JSON
     engine-....wasm                  the engine
     dso-smollm2-pronoun-0-....bin    a steering, as gzipped float32
+    people/, update-....bin          for the model that sees: drawn people, and what it has learned besides
 
 A name holds the beginning of a file's SHA-256, so that a browser never mixes two versions. The parts are not called .gz: some
 servers would unpack them on the way. The same weights give the same bytes on one machine; another version of zlib may pack them otherwise.
@@ -24,9 +25,11 @@ from gguf import TokenType
 
 from steerlib.assets import data_path
 from steerlib.inpage.engine import engine_file, frequencies
+from steerlib.inpage.methods import CONTROL, CONTROLLED, control
+from steerlib.inpage.people import SEES, asking, pack_people, pack_update
 from steerlib.inpage.vectors import vectors
 from steerlib.inpage.weights import planes, published
-from steerlib.steering.controls import random_like
+from steerlib.models.load import load
 from steerlib.steering.operations import Steering, load_steering
 
 PART = 12 * 1024 * 1024
@@ -60,8 +63,9 @@ def pack(folder: Path) -> dict[str, Any]:
         "planes": order,
         "parts": parts,
         "steerings": {name: _pack_steering(folder, name, steering) for name, steering in steerings().items()},
+        "seeing": _seeing(folder),
     }
-    first = [made["engine"], made["tokenizer"], *parts, made["steerings"]["dso-smollm2-pronoun-0"]]
+    first = [made["engine"], made["tokenizer"], *parts, made["steerings"][CONTROLLED]]
     made["bytes"] = sum(file["bytes"] for file in first)
     (folder / "model.json").write_text(json.dumps(made, separators=(",", ":")), encoding="utf-8")
     return made
@@ -77,13 +81,23 @@ def vocabulary() -> dict[str, Any]:
 
 
 def steerings() -> dict[str, Steering]:
-    """All that the page can steer with, by name: the book's own steerings of its two small models, and the control.
-
-    The control is `random_like` of the first one with seed 0: vectors of the same lengths at the same places.
-    """
+    """All that the page can steer with, by name: the book's own steerings of its two small models, and the control."""
     files = sorted(data_path("steerings").glob("*.safetensors"))
     found = {file.stem: load_steering(file) for file in files if "gemma" not in file.stem}
-    return found | {"random-smollm2-pronoun-0": random_like(found["dso-smollm2-pronoun-0"], seed=0)}
+    return found | {CONTROL: control()}
+
+
+def _seeing(folder: Path) -> dict[str, Any]:
+    """What the model that sees needs besides; it is asked in the first wording of `steerlib.tasks.who_is`."""
+    model = load(SEES, device="cpu")
+    asked = asking(model=model)
+    people = pack_people(folder, model=model)
+    return {
+        "update": pack_update(folder),
+        "people": people,
+        "words": asked["options"],
+        "prompt": asked["wordings"][0]["prompt"],
+    }
 
 
 def _cut(order: list[tuple[str, str, int]]) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from steerlib.assets import ASSETS, data_path
 from steerlib.inpage.engine import engine_file
+from steerlib.inpage.grid import grid_script
 from steerlib.inpage.pack import pack
 from steerlib.models.load import EMBEDDED
 
@@ -31,6 +32,7 @@ def place(scripts: Path, live: Path, packed: Path, *, model: bool = True) -> Non
     """
     shutil.rmtree(live, ignore_errors=True)
     shutil.copytree(scripts, live)
+    (live / "grid.js").write_text(grid_script(), encoding="utf-8")
     if not model:
         return
     made_of = _made_of()
@@ -40,17 +42,15 @@ def place(scripts: Path, live: Path, packed: Path, *, model: bool = True) -> Non
         print("packing the model for the pages that steer ...", flush=True)
         pack(packed)
         kept.write_text(made_of, encoding="utf-8")
-    (live / "model").mkdir()
-    for file in packed.iterdir():
-        if file != kept:
-            _linked(file, live / "model" / file.name)
+    shutil.copytree(packed, live / "model", ignore=shutil.ignore_patterns(kept.name), copy_function=_linked)
 
 
-def _linked(file: Path, to: Path) -> None:
+def _linked(file: str, to: str) -> str:
     try:
         os.link(file, to)  # 90 MB need not be there twice
     except OSError:  # another disk, or one that has no links
         shutil.copyfile(file, to)
+    return to
 
 
 def _made_of() -> str:

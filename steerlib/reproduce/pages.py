@@ -18,7 +18,9 @@ from typing import Any
 
 from steerlib.assets import fetch
 from steerlib.errors import SteerlibError
+from steerlib.inpage.grid import grid_data
 from steerlib.inpage.site import place
+from steerlib.inpage.table import grid_table
 from steerlib.reproduce.alts import fill_alts
 from steerlib.reproduce.fingerprint import stale
 from steerlib.reproduce.machines import read_machines
@@ -107,6 +109,8 @@ def _assemble(
     verdicts = check(ledger, records, stale=stale(root, records))
     _fill(source / "reproducibility.md", report(verdicts, records, read_machines(root)))
     _fill(source / "api.md", {"reference": reference()})
+    if (source / "explore.md").is_file():
+        _fill(source / "explore.md", {"grid-table": grid_table(grid_data())})
     return whole
 
 
