@@ -66,8 +66,9 @@
     const note = el("p"), said = el("p", { role: "status" }), counted = el("p", { class: "steer-note" });
     const button = el("button", { type: "button", class: "steer-main" }), cancel = el("button", { type: "button" }, "Cancel");
     const bar = el("progress", { max: "1", value: "0", "aria-label": "Loading the model" });
-    let quarter = 0;
+    let quarter = 0, deaf;
     const wait = (on) => {
+      clearTimeout(deaf);
       const held = document.activeElement;
       loading = on;
       bar.hidden = cancel.hidden = counted.hidden = !on;
@@ -102,7 +103,7 @@
     });
     cancel.addEventListener("click", () => {
       stop(true);
-      setTimeout(() => !cancel.hidden && end("stopped"), 3000); // a worker that does not hear it
+      deaf = setTimeout(() => end("stopped"), 3000); // a worker that does not hear it
     });
     box.append(note, el("div", { class: "steer-row" }, button, cancel), bar, counted, said);
     wait(false);

@@ -419,7 +419,7 @@ def test_a_second_visit_needs_no_network_and_says_so(context: Any, site: Site) -
     one = context()
     load(opened(one, site))
     page = opened(one, site)
-    page.get_by_role("button", name="Start the model").wait_for()
+    page.get_by_role("button", name="Start the model").first.wait_for()
     site.asked.clear()
     load(page)
     assert not [path for path in site.asked if re.search(r"/live/model/\d\d-", path)]
