@@ -153,7 +153,8 @@ def _book(chosen: argparse.Namespace) -> int:
     from steerlib.reproduce.pages import build
 
     root = find_root()
-    print(f"the book: {build(root, read_ledger(root), read_records(root), notebooks(root))}")
+    page = build(root, read_ledger(root), read_records(root), notebooks(root), model=not chosen.without_model)
+    print(f"the book: {page}")
     return 0
 
 
@@ -310,12 +311,17 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
 
-    commands.add_parser(
+    book = commands.add_parser(
         "book",
         help="build the book from what was run so far",
         description="Build the book into _build/html from the chapters that were run so far.",
-        epilog="example:\n  steerlib book",
+        epilog="examples:\n  steerlib book\n  steerlib book --without-model    a site of 20 MB instead of 110 MB",
         formatter_class=raw,
+    )
+    book.add_argument(
+        "--without-model",
+        action="store_true",
+        help="leave out the model that readers can run in the page (90 MB): the page then shows what was computed beforehand",
     )
 
     stored = commands.add_parser(

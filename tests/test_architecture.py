@@ -17,6 +17,7 @@ FLOORS = (  # from the ground up; what shares a floor may not import its neighbo
     ("steering", "tasks"),
     ("training",),
     ("baselines", "evaluate", "methods"),
+    ("inpage",),
     ("commands", "deploy", "doctor", "plots", "reproduce"),
 )
 LEVEL = {part: level for level, parts in enumerate(FLOORS) for part in parts}

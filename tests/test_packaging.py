@@ -138,8 +138,8 @@ def test_the_citation_names_both_papers() -> None:
 def test_the_package_is_typed_and_brings_its_data() -> None:
     assert (ROOT / "steerlib/py.typed").is_file()
     wheel = pyproject()["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["only-include"] == ["steerlib", "data"]
-    assert wheel["sources"] == {"data": "steerlib/data"}
+    assert wheel["only-include"] == ["steerlib", "data", "engine"]
+    assert wheel["sources"] == {"data": "steerlib/data", "engine": "steerlib/engine"}
 
 
 def test_the_command_is_the_module() -> None:

@@ -112,11 +112,16 @@ CARD = """\
 # Steerings
 
 Affine steerings of every norm, made by Direct Steering Optimization (`steerlib.dso`), so that the chapters can show what other
-seeds and rewards give without training for as long again.
+seeds and rewards give without training for as long again; and the two contrastive steerings of chapter 3, for the page on which a
+reader steers.
 
 | file | model | task | reward | seed | bias in the first third of the steps, in the last | SHA-256 |
 |---|---|---|---|---|---|---|
 {rows}
+
+| file | model | task | operation | factor | SHA-256 |
+|---|---|---|---|---|---|
+{contrasts}
 
 **What.** safetensors, two vectors of the hidden width a norm; the header has every setting, the hash of the model's weights, the
 versions, and bias, divergence and anchor accuracy at every step of training. Read one with `steerlib.load_steering`.
@@ -130,6 +135,12 @@ gemma3-270m have every setting of SmolLM2's, none of which was tried on that mod
 text. The per-prompt steerings of smol-llava made three passes, and are held on unambiguous prompts without pictures as well, since without
 them its plain text suffers.
 
+The contrastive ones were made by `python tools/contrastive.py`, as in chapter 3: training items in which the gender was said, every third,
+read at the last token after each of the 30 blocks, his minus hers, about the midpoint of the two means. The addition is hers minus
+his times the factor. It makes strength 1 mean that, over the late third of the layers, the mean P(he | he or she) of the ambiguous validation items
+is 0.5. Unsteered it is {unsteered:.2f}. Where that is below 0.5, as here, the model leans to "she", the factor is negative and a positive
+strength pushes from woman towards man.
+
 **How the settings were chosen.** On validation items. Two earlier recipes had been looked at on test items, too. One, with eps 0.05,
 seven wordings and whole occupations in a step, removed 55 % of SmolLM2's bias in wordings that it had not seen, and a third to a half
 of smol-llava's. The other, with what `dso` does now but for the anchors' decisions, which it did not hold, lost eleven points of
@@ -139,7 +150,9 @@ accuracy. So the test items were not quite unseen when the settings were set; th
 
 **Limits.** Each is for one model: another one is refused. It makes the model's choice between two options fairer on questions like
 those it was trained on, for two genders, in English. It does not make the model fair, and elsewhere it may do nothing or harm; chapters
-7 to 9 show what was measured. The bias in the table is that of the training's batches, and no test.
+7 to 9 show what was measured. The bias in the table is that of the training's batches, and no test. The contrastive ones do what chapter 3
+shows: the ablation cuts the tie to the labour market and lets the wording decide, and the addition moves everybody by about as much, so that an even average hides
+the same stereotypes. The factor was chosen for the late third: over other layers, strength 1 means nothing in particular.
 
 `lora-smollm2-pronoun-0.json` has the numbers of a LoRA fine-tune (`steerlib.lora`) with the reward, the questions, the constraint
 and the steps of `dso-smollm2-pronoun-0`, beside those of that steering and of the plain model, on test occupations in held-out
@@ -240,7 +253,15 @@ def write_card() -> None:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             what = f"`{path.name}` | {recipe.model} | {recipe.task} | per {recipe.reward} | {recipe.seed}"
             rows.append(f"| {what} | {first:.2f}, {last:.2f} | `{digest}` |")
-    (FOLDER / "README.md").write_text(CARD.format(rows="\n".join(rows)), encoding="utf-8", newline="\n")
+    contrasts, unsteered = [], 0.5
+    for path in sorted(FOLDER.glob("contrastive-*.safetensors")):
+        facts = sl.load_steering(path).provenance
+        unsteered = facts.get("unsteered", unsteered)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        what = f"`{path.name}` | {facts['model']} | {facts['task']} | {facts['operation']} | {facts.get('scaled', 1):g}"
+        contrasts.append(f"| {what} | `{digest}` |")
+    card = CARD.format(rows="\n".join(rows), contrasts="\n".join(contrasts), unsteered=unsteered)
+    (FOLDER / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

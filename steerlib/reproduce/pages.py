@@ -18,6 +18,7 @@ from typing import Any
 
 from steerlib.assets import fetch
 from steerlib.errors import SteerlibError
+from steerlib.inpage.site import place
 from steerlib.reproduce.alts import fill_alts
 from steerlib.reproduce.fingerprint import stale
 from steerlib.reproduce.machines import read_machines
@@ -26,6 +27,7 @@ from steerlib.reproduce.report import report
 from steerlib.reproduce.rules import Claim
 from steerlib.reproduce.verdicts import check
 
+LIVE = "live"  # the folder of the pages that steer: their scripts, and the model
 MATHJAX = "sphinx-mathjax-offline"  # the asset that carries MathJax; _config.yml has its place
 
 
@@ -34,6 +36,8 @@ def build(
     ledger: Mapping[str, Claim],
     records: Mapping[str, Mapping[str, Any]],
     notebooks: Sequence[str],
+    *,
+    model: bool = True,
 ) -> Path:
     """Build the book from what was run so far.
 
@@ -42,6 +46,7 @@ def build(
         ledger: the claims by id.
         records: run records by chapter, as `read_records` gives them.
         notebooks: file stems of all chapters that are notebooks.
+        model: whether the site has the model that readers can steer in the page (90 MB).
 
     Returns:
         The path of the book's first page.
@@ -72,6 +77,8 @@ def build(
         head += '<link rel="icon" href="_static/favicon.svg">\n'  # else it asks for one that is not there
         page.write_text(head + first, encoding="utf-8")
     shutil.copytree(mathjax, top / "html" / "_static" / "mathjax", dirs_exist_ok=True)
+    if (root / "book" / LIVE).is_dir():
+        place(root / "book" / LIVE, top / "html" / LIVE, top / "inpage", model=model)
     return page
 
 
@@ -84,7 +91,7 @@ def _assemble(
     """Fill `_build/source/`; return whether every chapter has been run to its end."""
     source, whole = root / "_build" / "source", True
     shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns("*.ipynb", ".*", "_build"))
+    shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns("*.ipynb", ".*", "_build", LIVE))
     for name in notebooks:
         executed = root / "_build" / "executed" / f"{name}.ipynb"
         whole &= executed.is_file() and records.get(name, {}).get("status") == "ran"
