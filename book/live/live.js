@@ -63,7 +63,7 @@
   };
   // The button that loads the model, with its progress; `ready` is called when it has come. Returns what to call when it failed later.
   const loader = (box, seeing, why, ready) => {
-    const note = el("p"), said = el("p", { role: "status" }), counted = el("p", { class: "steer-note" });
+    const note = el("p"), said = el("p", { role: "status", tabindex: "-1" }), counted = el("p", { class: "steer-note" });
     const button = el("button", { type: "button", class: "steer-main" }), cancel = el("button", { type: "button" }, "Cancel");
     const bar = el("progress", { max: "1", value: "0", "aria-label": "Loading the model" });
     let quarter = 0, deaf;
@@ -92,6 +92,7 @@
       try {
         const done = await ask({ do: "load", seeing }, progress);
         wait(false);
+        if (document.activeElement === button) said.focus();
         button.hidden = true;
         offer("", "", `The model runs in this page, ready after ${short(done.seconds, 0)} s${done.cached ? ", from this browser’s store" : ""}.${done.kept ? "" : " This browser did not keep it, so the next visit will load it again."}`);
         ready();
