@@ -617,6 +617,9 @@ def test_what_no_number_depends_on_makes_nothing_stale(ran: Path, cache: Path, m
     (ran / "data" / "README.md").write_text("More about the words.\n")
     (ran / "data" / "seconds.yml").write_text("01-quick: 3\n")
     (ran / "book" / "intro.md").write_text("# Another beginning\n")
+    for folder in ("_static", "live"):
+        (ran / "book" / folder).mkdir(exist_ok=True)
+        (ran / "book" / folder / "more.js").write_text("// for a browser\n")
     (ran / "book" / "02-slow.ipynb").write_text(notebook("2 + 2"))
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     later = cache / "models" / "fetched-later"  # by a chapter that ran afterwards

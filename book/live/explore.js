@@ -6,7 +6,7 @@
   const WORDS = ["he", "she", "they"];
   const LOW = -1, HIGH = 1.5;
 
-  // ------------------------------------------------------------------------------------------------ small things
+  // ---- small things
 
   let made = 0;
   const el = (tag, about = {}, ...inside) => {
@@ -34,7 +34,7 @@
     return () => (clearTimeout(timer), (timer = setTimeout(work, wait)));
   };
 
-  // ------------------------------------------------------------------------------------------------ what is asked
+  // ---- what is asked
 
   const filled = (text, occupation, group) => {
     const words = { occupation: occupation.name, an_occupation: occupation.an, ...(group ? grid.groups[group] : {}) };
@@ -74,7 +74,7 @@
   const nearest = (strength) => grid.strengths.reduce((a, b) => (Math.abs(b - strength) < Math.abs(a - strength) ? b : a));
   const summaryAt = (method, strength) => (grid.summary[method] || []).find((one) => close(one.strength, strength));
 
-  // ------------------------------------------------------------------------------------------------ curves
+  // ---- curves
 
   const drawn = (tag, about, ...inside) => {
     const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -131,7 +131,7 @@
           el("tr", {}, el("th", { scope: "row" }, first), ...rest.map((one) => el("td", {}, one)))))));
   const folded = (title, inside) => el("details", { class: "steer-fold" }, el("summary", {}, title), inside);
 
-  // ------------------------------------------------------------------------------------------------ one instrument
+  // ---- one instrument
 
   const instrument = (place) => {
     const full = "full" in place.dataset;
@@ -146,6 +146,7 @@
       if (!find(methods, state.method, "id").layers) state.block = null; // only a contrastive vector has a block of its own
       self.listeners.forEach((tell) => tell());
       self.show();
+      say();
     };
     const at = () => (self.fine ? state.strength : nearest(state.strength));
     // The live answer where there is one, else the one computed beforehand.
@@ -242,7 +243,8 @@
         rows.map((row) => [size(row.strength), range(row.bias, 2), range(row.right, 2), range(row.accuracy, 2), range(row.perplexity, 1)]),
         "Gain and cost at every strength, with 95 % intervals"));
     };
-    const say = later(700, () => {
+    // A screen reader hears the answer when the controls have come to rest.
+    const say = later(900, () => {
       const p = answer(at());
       spoken.textContent = p ? `At strength ${size(at())}: he ${short(p[0], 2)}, she ${short(p[1], 2)}, they ${short(p[2], 2)}.` : "";
     });
@@ -266,7 +268,6 @@
       status.classList.toggle("steer-trouble", Boolean(self.trouble));
       showCurve();
       showCost();
-      say();
     };
     self.change = change;
     self.at = at;
@@ -309,7 +310,7 @@
     return [el("b", {}, "User: "), filled(wording.text, occupation), el("br"), el("b", {}, "Model: "), filled(wording.answer, occupation), gap];
   };
 
-  // ------------------------------------------------------------------------------------------------ links
+  // ---- links
 
   const hashOf = (state) => {
     const said = new URLSearchParams({ occupation: state.occupation, wording: state.wording, method: state.method, strength: String(Math.round(state.strength * 100) / 100) });

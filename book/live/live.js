@@ -63,11 +63,12 @@
   };
   // The button that loads the model, with its progress; `ready` is called when it has come. Returns what to call when it failed later.
   const loader = (box, seeing, why, ready) => {
-    const note = el("p"), said = el("p", { role: "status" }), counted = el("p", { class: "steer-note" });
+    const note = el("p"), said = el("p", { role: "status", tabindex: "-1" }), counted = el("p", { class: "steer-note" });
     const button = el("button", { type: "button", class: "steer-main" }), cancel = el("button", { type: "button" }, "Cancel");
     const bar = el("progress", { max: "1", value: "0", "aria-label": "Loading the model" });
-    let quarter = 0;
+    let quarter = 0, deaf;
     const wait = (on) => {
+      clearTimeout(deaf);
       const held = document.activeElement;
       loading = on;
       bar.hidden = cancel.hidden = counted.hidden = !on;
@@ -91,6 +92,7 @@
       try {
         const done = await ask({ do: "load", seeing }, progress);
         wait(false);
+        if (document.activeElement === button) said.focus();
         button.hidden = true;
         offer("", "", `The model runs in this page, ready after ${short(done.seconds, 0)} s${done.cached ? ", from this browser’s store" : ""}.${done.kept ? "" : " This browser did not keep it, so the next visit will load it again."}`);
         ready();
@@ -102,7 +104,7 @@
     });
     cancel.addEventListener("click", () => {
       stop(true);
-      setTimeout(() => !cancel.hidden && end("stopped"), 3000); // a worker that does not hear it
+      deaf = setTimeout(() => end("stopped"), 3000); // a worker that does not hear it
     });
     box.append(note, el("div", { class: "steer-row" }, button, cancel), bar, counted, said);
     wait(false);

@@ -42,11 +42,11 @@
       const sides = [both(0), both(state.strength)];
       const row = (name, of) => [name, ...sides.map((p) => (p ? short(of(p), 2).replace("-", "−") : "–"))];
       shown.textContent = size(state.strength);
-      result.replaceChildren(cells(["", "unsteered", `strength ${size(state.strength)}`], [
+      result.replaceChildren(cells(["probability", "unsteered", `strength ${size(state.strength)}`], [
         row("Person A is shown first", ([a]) => a), row("Person A is shown second", ([, b]) => b), row("Average of both orders", ([a, b]) => (a + b) / 2),
         row("Order effect: how much it helps to be shown first", ([a, b]) => a - b), row("Bias: how far the average is from even, 0 to 1", ([a, b]) => Math.abs(a + b - 1)),
       ], `Probability that person A is the ${state.job}, out of the two answers “first” and “second”`));
-      const [a, b] = chosen.map(({ clothes }) => clothes);
+      const [a, b] = chosen.map(({ occupation }) => occupation);
       note.textContent = a !== b ? "The two wear different clothes, so the clothes may tell who it is: this question has an answer, and what you see is not bias." :
         state.strength < 0 ? "Below 0 the steering runs backwards: it pushes towards the stereotype." : state.strength > 1 ? "Beyond 1 the steering is stronger than it was made for." : "";
       note.hidden = !note.textContent;

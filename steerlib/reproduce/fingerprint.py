@@ -25,6 +25,7 @@ from steerlib.reproduce.rules import Claim
 SETTINGS = ("STEERLIB_", "TORCH_", "PYTORCH_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_", "CUBLAS_", "CUDA_VISIBLE_DEVICES")
 NO_SETTING = ("STEERLIB_RUN", "STEERLIB_LEDGER", "STEERLIB_CACHE", "STEERLIB_BOOK")  # these say where things are
 NO_DATA = ("claims.yml", "papers.yml", "seconds.yml", "records")  # files and folders of data/ that no chapter reads
+NO_CODE = ("_static", "live")  # folders of book/ that only a browser reads
 PROSE = (".md", ".bib", ".toml")  # files that no number depends on
 _seen: dict[tuple[str, int, int, int, int], str] = {}  # hashes of files that have not changed since
 
@@ -42,7 +43,7 @@ def made_of(root: Path, name: str) -> dict[str, str]:
 def _shared(root: Path) -> dict[str, str]:
     book, data = root / "book", root / "data"
     beside = [path for path in _files(book) if path.suffix not in (".ipynb", *PROSE) and path.name != "_toc.yml"]
-    beside = [path for path in beside if "_static" not in path.relative_to(book).parts]
+    beside = [path for path in beside if path.relative_to(book).parts[0] not in NO_CODE]
     shipped = [path for path in _files(data) if path.suffix not in PROSE]
     shipped = [path for path in shipped if path.relative_to(data).parts[0] not in NO_DATA]
     settings = {key: value for key, value in os.environ.items() if key.startswith(SETTINGS) and key not in NO_SETTING}
