@@ -5,11 +5,12 @@
   const SEEDS = /^dso-smol-llava-who-is-per-prompt-\d$/;
 
   const show = (box, { seeing, steerings }) => {
-    const { people, prompt } = seeing;
+    const { prompt } = seeing;
     const seeds = Object.keys(steerings).filter((stem) => SEEDS.test(stem)).sort();
-    const jobs = [...new Set(people.map(({ occupation }) => occupation).filter(Boolean))].sort();
+    const jobs = [...new Set(seeing.people.map(({ occupation }) => occupation).filter(Boolean))].sort();
     const state = { job: jobs.includes("doctor") ? "doctor" : jobs[0], seed: seeds[0], strength: 0.5 };
-    const dressed = people.filter(({ occupation }) => occupation === state.job);
+    const dressed = seeing.people.filter(({ occupation }) => occupation === state.job);
+    const people = [...dressed, ...seeing.people.filter((person) => !dressed.includes(person))]; // who is chosen at first is seen at first
     const chosen = [dressed[0], dressed.find(({ gender, tone }) => gender !== dressed[0].gender && tone === dressed[0].tone) || dressed[1]];
     let turn = 0;
 
