@@ -34,10 +34,15 @@ from steerlib.steering.operations import Steering, load_steering
 
 PART = 12 * 1024 * 1024
 """Bytes of the weights in one part, before they are packed."""
-LICENSE = (
-    "SmolLM2-135M-Instruct by HuggingFaceTB, Apache-2.0. The weights are those of the published GGUF file (Q4_1, Q8_0): the planes "
-    "are in another order, and the values are unchanged."
-)
+NOTICE = """\
+SmolLM2-135M-Instruct by HuggingFaceTB, Apache License 2.0 (LICENSE.txt one folder up). Changed: the planes of the published GGUF file (Q4_1, Q8_0)
+are in another order; the values are the same.
+
+The drawings in people/ are made from those of OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0, and are under the same
+license. Changed: each stands in a scene, at 112 pixels.
+
+The engine, the steerings, and the update and picture features of smol-llava are the book's: code Apache-2.0, data CC BY 4.0.
+"""
 
 
 def pack(folder: Path) -> dict[str, Any]:
@@ -56,7 +61,7 @@ def pack(folder: Path) -> dict[str, Any]:
     order: list[tuple[str, str, int]] = []
     parts = [_write(folder, f"{number:02}", _zipped(raw)) for number, raw in enumerate(_cut(order))]
     made: dict[str, Any] = {
-        "license": LICENSE,
+        "notice": "NOTICE.txt",
         "engine": _write(folder, "engine", engine_file().read_bytes(), "wasm"),
         "tokenizer": _write(folder, "tokenizer", _zipped(json.dumps(vocabulary()).encode())),
         "frequencies": [float(f) for f in frequencies()],
@@ -67,6 +72,7 @@ def pack(folder: Path) -> dict[str, Any]:
     }
     first = [made["engine"], made["tokenizer"], *parts, made["steerings"][CONTROLLED]]
     made["bytes"] = sum(file["bytes"] for file in first)
+    (folder / "NOTICE.txt").write_text(NOTICE, encoding="utf-8")
     (folder / "model.json").write_text(json.dumps(made, separators=(",", ":")), encoding="utf-8")
     return made
 

@@ -102,12 +102,13 @@ def _occupations(grid: Mapping[str, Any]) -> tuple[str, list[str], list[str]]:
 
 
 def _region(caption: str, head: Sequence[str], rows: Sequence[str]) -> str:
-    """A table that can be scrolled with the keyboard where it is wider than the page."""
+    """A folded table; it can be scrolled with the keyboard where it is wider than the page."""
     label = escape(caption.split(",")[0])
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     return (
+        f"<details>\n<summary>{label}</summary>\n"
         f'<div class="steer-wide steer-numbers" role="region" tabindex="0" aria-label="{label}">\n<table>\n'
-        f"<caption>{escape(caption)}</caption>\n<thead>\n{chr(10).join(head)}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+        f"<caption>{escape(caption)}</caption>\n<thead>\n{chr(10).join(head)}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>\n</details>"
     )
 
 

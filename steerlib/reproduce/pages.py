@@ -81,6 +81,7 @@ def build(
     shutil.copytree(mathjax, top / "html" / "_static" / "mathjax", dirs_exist_ok=True)
     if (root / "book" / LIVE).is_dir():
         place(root / "book" / LIVE, top / "html" / LIVE, top / "inpage", model=model)
+        shutil.copyfile(root / "LICENSE", top / "html" / LIVE / "LICENSE.txt")
     return page
 
 
