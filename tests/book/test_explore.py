@@ -509,3 +509,31 @@ def test_a_contrastive_vector_can_steer_one_block_alone(context: Any, site: Site
     slide(page, 0)
     settled(page)
     assert shown(page) == shown(page, 0)
+
+
+@needs_model
+def test_where_the_store_is_full_the_model_runs_all_the_same_and_says_that_it_is_not_kept(
+    context: Any, site: Site
+) -> None:
+    one = context()
+    page = opened(one, site)
+    devtools = one.new_cdp_session(page)
+    devtools.send("Storage.overrideQuotaForOrigin", {"origin": site.address.rstrip("/"), "quotaSize": 30_000_000})
+    load(page)
+    assert "did not keep it" in page.locator(".steer-live").first.inner_text()
+    settled(page)
+    assert shown(page) == pytest.approx(expected("dso", "nurse", "late", 0.5), abs=1.5e-3)
+
+
+@needs_model
+def test_a_tab_that_was_put_to_sleep_goes_on(context: Any, site: Site) -> None:
+    one = context()
+    page = opened(one, site)
+    load(page)
+    settled(page)
+    devtools = one.new_cdp_session(page)
+    slide(page, 1.0)
+    devtools.send("Page.setWebLifecycleState", {"state": "frozen"})
+    devtools.send("Page.setWebLifecycleState", {"state": "active"})
+    settled(page)
+    assert shown(page) == pytest.approx(expected("dso", "nurse", "late", 1.0), abs=1.5e-3)
