@@ -79,6 +79,7 @@ def build(
         head += '<link rel="icon" href="_static/favicon.svg">\n'  # else it asks for one that is not there
         page.write_text(head + first, encoding="utf-8")
     shutil.copytree(mathjax, top / "html" / "_static" / "mathjax", dirs_exist_ok=True)
+    _lighten(top / "html")
     if (root / "book" / LIVE).is_dir():
         place(root / "book" / LIVE, top / "html" / LIVE, top / "inpage", model=model)
         shutil.copyfile(root / "LICENSE", top / "html" / LIVE / "LICENSE.txt")
@@ -113,6 +114,15 @@ def _assemble(
     if (source / "explore.md").is_file():
         _fill(source / "explore.md", {"grid-table": grid_table(grid_data())})
     return whole
+
+
+def _lighten(html: Path) -> None:
+    """Leave out the script of the icons, half a megabyte packed: the theme draws them with its style sheet as well."""
+    for page in html.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(re.sub(r'\s*<script src="[^"]*/fontawesome/[^"]*"></script>', "", text), encoding="utf-8")
+    for script in html.glob("_static/vendor/fontawesome/*/js"):
+        shutil.rmtree(script)
 
 
 def _fill(page: Path, made: Mapping[str, str]) -> None:

@@ -176,6 +176,19 @@ def test_the_scripts_are_small() -> None:
     assert sum(map(len, sent)) < 20_000  # as a server sends them
 
 
+def test_the_page_without_the_model_is_under_a_megabyte_and_has_its_icons(context: Any, site: Site) -> None:
+    one = context()
+    page, answers = one.new_page(), []
+    page.on("response", answers.append)
+    page.goto(f"{site.address}explore.html")
+    page.wait_for_load_state("networkidle")
+    assert not [answer.url for answer in answers if "/live/model/" in answer.url]
+    assert sum(len(gzip.compress(answer.body())) for answer in answers) < 1_000_000  # as a server sends it
+    icon = page.locator("i.fa-solid, .fa-solid").first
+    drawn = icon.evaluate("i => getComputedStyle(i, '::before').content + getComputedStyle(i).fontFamily")
+    assert "Font Awesome" in drawn and not drawn.startswith("none")
+
+
 @pytest.mark.parametrize(
     ("method", "occupation", "wording", "strength"),
     [("dso", "nurse", "late", 0.5), ("random", "mechanic", "forest", 1.5), ("add", "judge", "smile", -1.0)],
@@ -537,3 +550,23 @@ def test_a_tab_that_was_put_to_sleep_goes_on(context: Any, site: Site) -> None:
     devtools.send("Page.setWebLifecycleState", {"state": "active"})
     settled(page)
     assert shown(page) == pytest.approx(expected("dso", "nurse", "late", 1.0), abs=1.5e-3)
+
+
+@needs_model
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--wasm-max-mem-pages=1000", "too little memory"),  # 62 MB
+        ("--no-enable-sse4-1 --no-enable-ssse3 --no-enable-sse3", "too old for the model"),  # no SIMD
+    ],
+)
+def test_a_device_that_cannot_run_the_model_is_told_why(browser: Any, site: Site, flags: str, words: str) -> None:
+    weak = browser.browser_type.launch(executable_path=BROWSER, args=["--no-sandbox", f"--js-flags={flags}"])
+    page = weak.new_page()
+    page.goto(f"{site.address}explore.html")
+    page.get_by_role("button", name="Load the model").first.click()
+    page.get_by_role("button", name="Try again").first.wait_for(timeout=LOADED)
+    assert words in page.locator(".steer-live").first.inner_text()
+    slide(page, 1.0)
+    assert shown(page) == pytest.approx(expected("dso", "nurse", "late", 1.0), abs=6e-4)
+    weak.close()
