@@ -178,8 +178,8 @@ def test_the_scripts_are_small() -> None:
 
 def test_the_page_without_the_model_is_under_a_megabyte_and_has_its_icons(context: Any, site: Site) -> None:
     one = context()
-    page, answers = one.new_page(), []
-    page.on("response", answers.append)
+    page, answers = one.new_page(), list[Any]()
+    page.on("response", lambda answer: answers.append(answer))
     page.goto(f"{site.address}explore.html")
     page.wait_for_load_state("networkidle")
     assert not [answer.url for answer in answers if "/live/model/" in answer.url]
