@@ -297,8 +297,9 @@
   };
   const warn = ({ id, trained }, s) => {
     if (id === "random") return s < 0 || s > 1 ? "This is the control: a push of the same size in directions drawn by lot, which knows nothing about gender." : "";
-    if (s < 0 && id === "add") return "Below 0 the push goes the other way: towards “he”, for every occupation alike.";
-    if (s < 0) return "Below 0 the steering runs backwards: it pushes towards the stereotype. It is shown so that you know that it can be done.";
+    if (s < 0 && id === "add") return "Below 0 the push goes the other way: towards “she”, for every occupation alike.";
+    if (s < 0 && id === "ablate") return "Below 0 the direction is not taken out but put in, again at every block: soon the model says “he” to everything, and its language breaks.";
+    if (s < 0) return "Below 0 the steering runs backwards, and the bias grows. It is shown so that you know that it can be done.";
     if (trained && s > trained[1]) return `Beyond ${size(trained[1])} the steering is stronger than it was made for: look at what it costs.`;
     return "";
   };

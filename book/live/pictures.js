@@ -49,7 +49,7 @@
       ], `Probability that person A is the ${state.job}, out of the two answers “first” and “second”`));
       const [a, b] = chosen.map(({ occupation }) => occupation);
       note.textContent = a !== b ? "The two wear different clothes, so the clothes may tell who it is: this question has an answer, and what you see is not bias." :
-        state.strength < 0 ? "Below 0 the steering runs backwards: it pushes towards the stereotype." : state.strength > 1 ? "Beyond 1 the steering is stronger than it was made for." : "";
+        state.strength < 0 ? "Below 0 the steering runs backwards, which it was not made for." : state.strength > 1 ? "Beyond 1 the steering is stronger than it was made for." : "";
       note.hidden = !note.textContent;
     };
     const run = async () => {
