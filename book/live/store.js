@@ -52,15 +52,15 @@ export class Store {
       }
       await kept.delete(address).catch(() => {});
     }
-    let bytes = await this.fetch(address, signal, "default");
+    let bytes = await this.fetch(address, signal, "default", file.bytes);
     if (!(await isWhole(bytes, file))) {
       this.fetched -= bytes.byteLength;
-      bytes = await this.fetch(address, signal, "reload"); // a bad copy may lie somewhere on the way
+      bytes = await this.fetch(address, signal, "reload", file.bytes); // a bad copy may lie somewhere on the way
       if (!(await isWhole(bytes, file)))
         throw new Trouble("damaged", `A part of the model (${file.file}) arrived damaged, twice: what came was thrown away. Try again later.`);
     }
     try {
-      if (kept) await kept.put(address, new Response(bytes.slice(0), { headers: { "Content-Length": String(bytes.byteLength) } }));
+      if (kept) await kept.put(address, new Response(streamed(bytes), { headers: { "Content-Length": String(bytes.byteLength) } }));
       this.kept &&= Boolean(kept);
     } catch {
       this.kept = false; // full, or not allowed: the model runs all the same
@@ -68,22 +68,25 @@ export class Store {
     return bytes;
   }
 
-  async fetch(address, signal, mode) {
-    const from = this.fetched;
+  // size: bytes to expect, which are put into their place as they come, or null; more than expected are left out.
+  async fetch(address, signal, mode, size = null) {
+    let at = 0; // bytes that have come
     try {
       const answer = await fetch(address, { signal, cache: mode });
       if (answer.status === 404) throw new Trouble("absent", "This copy of the book was built without the model: the figures above are all it has.");
       if (!answer.ok) throw new Trouble("lost", `The site answered with an error (${answer.status}). Try again: what has arrived is kept.`);
-      const pieces = [];
-      const reader = answer.body.getReader();
-      for (let read; !(read = await reader.read()).done; ) {
-        pieces.push(read.value);
+      if (size === null) return await answer.arrayBuffer();
+      const bytes = new Uint8Array(size), reader = answer.body.getReader();
+      for (let read; !(read = await reader.read()).done; this.told(this)) {
+        bytes.set(read.value.subarray(0, Math.max(0, size - at)), Math.min(at, size));
+        at += read.value.length;
         this.fetched += read.value.length;
-        this.told(this);
       }
-      return await new Blob(pieces).arrayBuffer();
+      if (at === size) return bytes.buffer;
+      this.fetched -= at;
+      return new ArrayBuffer(0);
     } catch (error) {
-      this.fetched = from;
+      this.fetched -= at;
       if (error instanceof Trouble || error.name === "AbortError") throw error;
       throw navigator.onLine === false
         ? new Trouble("offline", "There is no network, and the model is not yet kept on this device. Try again when you are online: what has arrived is kept.")
@@ -101,6 +104,18 @@ export class Store {
   }
 }
 
+// As a stream, since a Response makes a copy of bytes that stays for long.
+function streamed(bytes) {
+  return new ReadableStream({
+    start(controller) {
+      controller.enqueue(new Uint8Array(bytes));
+      controller.close();
+    },
+  });
+}
+
 export function unpacked(bytes) {
-  return new Response(bytes).body.pipeThrough(new DecompressionStream("gzip"));
+  const gzip = new DecompressionStream("gzip"), writer = gzip.writable.getWriter();
+  for (const done of [writer.write(bytes), writer.close()]) done.catch(() => {}); // the reader is told
+  return gzip.readable;
 }
