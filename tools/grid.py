@@ -1,6 +1,6 @@
 """Measure the grid of the page on which a reader steers, into data/grid.json: what SmolLM2 answers under every method and strength.
 
-    python tools/grid.py              # all, an hour and a half on one core; goes on where it was stopped
+    python tools/grid.py              # all, a good hour of one core; goes on where it was stopped
     python tools/grid.py add ablate   # only the cells of some methods, such as in a second process
 
 A cell is one method at one strength (the unsteered model is one cell for all methods). Each is kept in the cache as soon as
