@@ -1,6 +1,6 @@
 """Measure the grid of the page on which a reader steers, into data/grid.json: what SmolLM2 answers under every method and strength.
 
-    python tools/grid.py              # all, an hour and a half on one core; goes on where it was stopped
+    python tools/grid.py              # all, a good hour of one core; goes on where it was stopped
     python tools/grid.py add ablate   # only the cells of some methods, such as in a second process
 
 A cell is one method at one strength (the unsteered model is one cell for all methods). Each is kept in the cache as soon as
@@ -208,7 +208,9 @@ def write(lm: sl.Model, kept: Mapping[tuple[str, float], Mapping[str, Any]]) -> 
         own = [kept[(method.id, s) if s else ("plain", 0.0)] for s in STRENGTHS]
         parts = [unpacked(one["p"], one["shape"]) for one in own]  # each (occupations, wordings, words)
         p[method.id] = packed(np.stack(parts, axis=2))  # (occupations, wordings, strengths, words)
-        summary[method.id] = [{"strength": s, **one["summary"]} for s, one in zip(STRENGTHS, own, strict=True)]
+        summary[method.id] = [
+            {"strength": s, **possible(one["summary"])} for s, one in zip(STRENGTHS, own, strict=True)
+        ]
     grid = {
         "about": "what SmolLM2 answers under every method and strength; the card is in data/README.md, the maker tools/grid.py",
         "model": MODEL,
@@ -225,6 +227,12 @@ def write(lm: sl.Model, kept: Mapping[tuple[str, float], Mapping[str, Any]]) -> 
     }
     FILE.write_text(_lines(grid), encoding="utf-8", newline="\n")
     print(f"wrote {FILE.name}: {FILE.stat().st_size:,} bytes, {sum(one['seconds'] for one in kept.values()):.0f} s")
+
+
+def possible(summary: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """The estimates, none of whose ends lies below the least perplexity there is, 1: where language is destroyed, intervals reach below."""
+    value, low, high = summary["perplexity"]
+    return {**summary, "perplexity": [value, max(low, 1.0), high]}
 
 
 def _lines(grid: Mapping[str, Any]) -> str:
