@@ -28,6 +28,37 @@ async function cache() {
   }
 }
 
+// Reads a body into one buffer: straight into it where the browser can, so that nothing piles up beside it.
+class Body {
+  constructor(stream, size) {
+    this.buffer = new ArrayBuffer(size);
+    this.size = size;
+    this.at = 0;
+    try {
+      this.straight = stream.getReader({ mode: "byob" });
+    } catch {
+      this.pieces = stream.getReader();
+    }
+  }
+
+  // How many bytes came; 0 at the end. More than fit are counted and left out.
+  async read() {
+    const left = this.size - this.at;
+    if (this.straight) {
+      const { done, value } = await this.straight.read(left > 0 ? new Uint8Array(this.buffer, this.at) : new Uint8Array(1));
+      if (left > 0 && value) this.buffer = value.buffer;
+      if (done) return 0;
+      this.at += value.length;
+      return value.length;
+    }
+    const { done, value } = await this.pieces.read();
+    if (done) return 0;
+    if (left > 0) new Uint8Array(this.buffer).set(value.subarray(0, left), this.at);
+    this.at += value.length;
+    return value.length;
+  }
+}
+
 export class Store {
   // base: the address of the folder; told: is called with the bytes that have come so far.
   constructor(base, told = () => {}) {
@@ -76,13 +107,12 @@ export class Store {
       if (answer.status === 404) throw new Trouble("absent", "This copy of the book was built without the model: the figures above are all it has.");
       if (!answer.ok) throw new Trouble("lost", `The site answered with an error (${answer.status}). Try again: what has arrived is kept.`);
       if (size === null) return await answer.arrayBuffer();
-      const bytes = new Uint8Array(size), reader = answer.body.getReader();
-      for (let read; !(read = await reader.read()).done; this.told(this)) {
-        bytes.set(read.value.subarray(0, Math.max(0, size - at)), Math.min(at, size));
-        at += read.value.length;
-        this.fetched += read.value.length;
+      const body = new Body(answer.body, size);
+      for (let n; (n = await body.read()); this.told(this)) {
+        at += n;
+        this.fetched += n;
       }
-      if (at === size) return bytes.buffer;
+      if (at === size) return body.buffer;
       this.fetched -= at;
       return new ArrayBuffer(0);
     } catch (error) {
