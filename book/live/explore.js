@@ -26,6 +26,7 @@
   };
   const options = (select, pairs) => select.replaceChildren(...pairs.map(([value, text]) => el("option", { value }, text)));
   const short = (value, digits = 3) => (Number.isFinite(value) ? value.toFixed(digits) : "–");
+  const signed = (value, digits) => `${value > 0 ? "+" : ""}${short(value, digits)}`;
   const size = (strength) => String(Math.round(strength * 100) / 100).replace("-", "−");
   const key = (strength) => Math.round(strength * 100);
   const close = (a, b) => key(a) === key(b);
@@ -225,7 +226,7 @@
       const range = ([value, low, high], digits) => `${short(value, digits)}${low === undefined ? "" : ` (${short(low, digits)} to ${short(high, digits)})`}`;
       const cards = MEASURES.map(([what, name, kind, means, ends]) => {
         const digits = what === "perplexity" ? 1 : 2, a = plain[what], b = now[what];
-        const change = what === "bias" ? `${short(100 * (b[0] / a[0] - 1), 0)} %` : what === "right" ? short(b[0] - a[0], 3) : `× ${short(b[0] / a[0], 2)}`;
+        const change = what === "bias" ? `${signed(100 * (b[0] / a[0] - 1), 0)} %` : what === "right" ? signed(b[0] - a[0], 3) : `× ${short(b[0] / a[0], 2)}`;
         const points = rows.map((row) => [row.strength, ...row[what]]);
         const top = ends || Math.min(4 * a[0], Math.max(...points.map((p) => p[1]))) * 1.05;
         const told = `${name}, by strength: ${short(a[0], digits)} unsteered, ${short(b[0], digits)} at ${size(now.strength)}.`;
