@@ -15,7 +15,7 @@ from steerlib.steering.operations import Steering, load_steering
 LATE = tuple(range(20, 30))
 """The last third of SmolLM2's 30 blocks, which chapter 3 steers."""
 CONTROL = "random-smollm2-pronoun-0"
-"""What the control is called among the steerings of the page; it is no file of data/steerings."""
+"""What the control is called among the steerings of the page; it is not a file of data/steerings."""
 CONTROLLED = "dso-smollm2-pronoun-0"
 """The steering that the control is like."""
 

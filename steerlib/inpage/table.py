@@ -7,7 +7,6 @@ Markdown would end the HTML there.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlib.errors import SteerlibError
+from steerlib.inpage.grid import unpacked
 
 MEASURES = (
     ("bias", "Bias", 2),
@@ -58,13 +58,12 @@ def grid_probabilities(grid: Mapping[str, Any], method: str) -> NDArray[np.float
         SteerlibError: If there are more or fewer numbers than that.
     """
     shape = (len(grid["occupations"]), len(grid["wordings"]), len(grid["strengths"]), len(WORDS))
-    numbers = np.frombuffer(base64.b64decode(grid["p"][method]), dtype="<u2")
+    numbers = unpacked(grid["p"][method], (-1,))
     if numbers.size != np.prod(shape):
         raise SteerlibError(
             f"the grid of '{method}' has {numbers.size} numbers: it needs {np.prod(shape)}, one per occupation, wording, strength and word."
         )
-    whole: NDArray[np.float64] = numbers.reshape(shape) / 65535
-    return whole
+    return numbers.reshape(shape)
 
 
 def _summary(grid: Mapping[str, Any]) -> tuple[str, list[str], list[str]]:
