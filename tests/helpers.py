@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,17 @@ from steerlib.training.config import Training
 
 WORDINGS = ("The {} said:", "So the {} was late, and said:", "A {}", "Once there was a {} who")
 OCCUPATIONS = ("plumber", "nurse", "pilot", "librarian")
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+
+
+def tool(name: str) -> Any:
+    """A script of tools/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
 
 
 def need(style: str = "openmoji") -> None:

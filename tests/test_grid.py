@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import json
 import struct
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
-from helpers import same
+from helpers import same, tool
 
 import steerlib as sl
 from steerlib.inpage import pack
 from steerlib.inpage.grid import AMBIGUOUS, ANSWERS, STRENGTHS, TOLD, filled, grid_script, measured, probabilities
 from steerlib.inpage.methods import CONTROL, METHODS, Method, applied, control, steering
 from steerlib.tasks import occupations
-
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
-
-
-def tool(name: str) -> Any:
-    """A script of tools/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

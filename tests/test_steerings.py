@@ -3,45 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import tool
 
 import steerlib as sl
-
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
-
-
-def tool(name: str = "train_steerings") -> Any:
-    """A script of tools/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
 
 SHIPPED = sorted(sl.data_path("steerings").glob("*.safetensors"))
 
 
 def test_every_recipe_has_its_file_and_every_file_its_recipe() -> None:
     contrasts = set(tool("contrastive").NAMES.values())
-    assert {path.stem for path in SHIPPED} == {recipe.name for recipe in tool().RECIPES} | contrasts
+    assert {path.stem for path in SHIPPED} == {recipe.name for recipe in tool("train_steerings").RECIPES} | contrasts
 
 
-@pytest.mark.parametrize("recipe", tool().RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", tool("train_steerings").RECIPES, ids=lambda recipe: recipe.name)
 def test_a_steering_that_ships_is_what_its_recipe_says(recipe: Any) -> None:
     path = sl.data_path("steerings") / f"{recipe.name}.safetensors"
     made = sl.load_steering(path)
     facts = made.provenance
     assert (facts["method"], facts["model"], facts["seed"]) == ("dso", recipe.model, recipe.seed)
     assert facts["reward"] == recipe.reward and facts["task"].startswith(recipe.task) and facts["strengths"] == [0, 1]
-    former = tool().FORMER_NAMES if "passes" in facts else {}  # as the older files call them
+    former = tool("train_steerings").FORMER_NAMES if "passes" in facts else {}  # as the older files call them
     options = {former.get(name, name): value for name, value in recipe.options().items()}
     assert options.items() <= facts.items()
     if recipe.task == "pronoun":
