@@ -104,7 +104,7 @@ def _check(chosen: argparse.Namespace) -> int:
     root = find_root()
     known = notebooks(root)
     profile = read_profile(root, chosen.profile, known)
-    names = choose(chosen.chapters, list(profile.chapters))
+    names = choose(chosen.chapters, list(profile.chapters), root)
     records = read_records(root, names, profile.name)
     if not records:
         with_it = "" if profile.name == USUAL else f" --profile {profile.name}"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import steerlib
+from steerlib.reproduce.contents import contents
 from steerlib.reproduce.ledger import load_ledger
 from steerlib.reproduce.reference import Entry, as_rst, entries, reference
 
@@ -170,7 +171,7 @@ def test_every_docstring_is_a_page_without_faults() -> None:
 
 # ---------------------------------------------------------------- no measured number is typed into the book
 
-CHAPTERS = sorted((ROOT / "book").glob("[0-9a]*.ipynb"))
+CHAPTERS = [ROOT / "book" / f"{page.name}.ipynb" for page in contents(ROOT) if page.notebook]
 NAMES = r"SmolLM2|Qwen2\.5-\w+(-\w+)?|A1"
 NOT_PROSE = (r"(?s)\$\$.*?\$\$", r"\$[^$]*\$", r"\{[\w:]+\}`[^`]*`", r"`[^`]*`", r"\]\([^)]*\)", NAMES)
 TYPED = r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?= ?%| per ?cent| times\b)|(?<![\w.])\d+\.\d+"  # 59 %, 35 times, 0.41

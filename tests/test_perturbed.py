@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CHAPTER = "03-a-first-steering-vector"
+CHAPTER = "a-direction-inside"
 REPRODUCE = """
 import sys
 import steerlib.__main__, steerlib.reproduce.run

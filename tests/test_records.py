@@ -97,7 +97,8 @@ def first_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in chapters:
         (root / "book" / f"{name}.ipynb").write_text("{}")
     (root / "book" / "intro.md").write_text("# x\n")
-    toc = {"format": "jb-book", "root": "intro", "chapters": [{"file": name} for name in chapters]}
+    pages = [{"file": name} for name in chapters]
+    toc = {"format": "jb-book", "root": "intro", "parts": [{"numbered": True, "chapters": pages}]}
     (root / "book" / "_toc.yml").write_text(yaml.safe_dump(toc))
     ledger(root)
     git(root, "init", "-q")

@@ -100,7 +100,8 @@ def make_book(root: Path, chapters: dict[str, str], claims: list[dict[str, Any]]
     for name, text in chapters.items():
         (book / f"{name}.ipynb").write_text(text, encoding="utf-8")
     pages = [{"file": name} for name in [*chapters, "reproducibility"]]
-    toc = {"format": "jb-book", "root": "intro", "chapters": pages}
+    parts = [{"caption": "Chapters", "numbered": True, "chapters": pages}]
+    toc = {"format": "jb-book", "root": "intro", "parts": parts}
     (book / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
     return root
 

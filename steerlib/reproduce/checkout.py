@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from steerlib.errors import SteerlibError
+from steerlib.reproduce.contents import contents
 from steerlib.reproduce.ledger import load_ledger
 from steerlib.reproduce.profiles import USUAL
 from steerlib.reproduce.record import Record, read_record
@@ -40,37 +40,16 @@ def notebooks(root: Path) -> list[str]:
         SteerlibError: the table of contents names a page that is not there, or is not valid YAML.
     """
 
-    def pages(node: Any) -> Iterator[str]:
-        if isinstance(node, dict):
-            for key, content in node.items():
-                if key in ("root", "file"):
-                    yield content
-                else:
-                    yield from pages(content)
-        elif isinstance(node, list):
-            for content in node:
-                yield from pages(content)
-
-    book = root / "book"
-    try:
-        contents = yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise SteerlibError(f"book/_toc.yml is not valid YAML: {' '.join(str(error).split())}.") from error
-    found = []
-    for page in pages(contents):
-        if (book / f"{page}.ipynb").is_file():
-            found.append(page)
-        elif not (book / f"{page}.md").is_file():
-            raise SteerlibError(f"book/_toc.yml lists {page}, but there is no such .md or .ipynb.")
-    return found
+    return [page.name for page in contents(root) if page.notebook]
 
 
-def choose(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The chapters that the user's words mean: a file stem, or its number ("03", "3", or "a1" for an appendix).
+def choose(names: Sequence[str], known: Sequence[str], root: Path | None = None) -> list[str]:
+    """The chapters that the user's words mean: a file stem, or a number ("3" or "03", "a1" for an appendix).
 
     Args:
         names: the user's words; none means all chapters.
-        known: all chapters, in the book's order.
+        known: the chapters to choose from, in the book's order.
+        root: the checkout, whose table of contents says which number is whose; without it, `known` are chapters 1, 2 and so on.
 
     Returns:
         Chapters of `known`, in its order.
@@ -78,16 +57,16 @@ def choose(names: Sequence[str], known: Sequence[str]) -> list[str]:
     Raises:
         SteerlibError: a word that means no chapter.
 
-    >>> choose(["2"], ["01-words", "02-vectors"])
-    ['02-vectors']
-    >>> choose(["a1"], ["01-words", "a1-making"])
-    ['a1-making']
+    >>> choose(["2"], ["words", "vectors"])
+    ['vectors']
     """
-    numbers = {stem.split("-")[0].lstrip("0"): stem for stem in known}
+    numbers = {str(number): stem for number, stem in enumerate(known, start=1)}
+    if root is not None:
+        numbers = {page.number.lower(): page.name for page in contents(root) if page.number}
     chosen = set()
     for name in names:
         stem = name.removesuffix(".ipynb")
-        stem = numbers.get(stem.lstrip("0"), stem)
+        stem = numbers.get(stem.lower().lstrip("0"), stem)
         if stem not in known:
             raise SteerlibError(f"unknown chapter {name!r}: the known ones are {', '.join(known)}.")
         chosen.add(stem)

@@ -31,7 +31,7 @@ GLUE = "application/papermill.record/"  # data that {glue:text} reads and no pag
 def claim(id: str, result: object) -> None:
     """Record a measured number under its id in the ledger, and show it as a badge.
 
-    Prose takes it with {glue:text}`01-measuring-decisions.ipynb::ID:.3f`; ID.low and ID.high are the ends of the
+    Prose takes it with {glue:text}`ID:.3f`; ID.low and ID.high are the ends of the
     interval, and ID.NAME the named numbers of a claim of kind `order`.
 
     Args:

@@ -16,7 +16,7 @@ The one idea: an entry that could not fail is refused when the ledger is read, b
       profile: gpu                     that profile; of the tier gpu only
       measured_as: chapter.slug.what   the claim as which the chapter records the number in such a run; likewise
       seed: 0
-      chapter: 01-measuring-decisions
+      chapter: decisions-in-text
       value: 0.38                      the number last accepted; null means "not yet recorded"
 """
 

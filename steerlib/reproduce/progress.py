@@ -1,6 +1,6 @@
 """How far each chapter is, while it runs: a live line in a terminal, a plain line every few minutes in a log.
 
-[3/10] 03-a-first-steering-vector: cell 14 of 40, 2 min of about 4
+[3/10] a-direction-inside: cell 14 of 40, 2 min of about 4
 """
 
 from __future__ import annotations

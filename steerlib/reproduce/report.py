@@ -197,5 +197,5 @@ def _said(v: Verdict) -> str:
 
 
 def _number(chapter: str) -> str:
-    """The number by which prose calls a chapter: "7" of 07-direct-steering-optimization, "A1" of an appendix."""
+    """The number by which prose calls a chapter: "7" of direct-steering-optimization, "A1" of an appendix."""
     return text(chapter.split("-")[0].lstrip("0").upper())

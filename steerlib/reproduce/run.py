@@ -104,7 +104,7 @@ def reproduce(
         raise SteerlibError(f"a chapter may stand still for more than 0 minutes, not {stall:g}.")
     ledger, known = read_ledger(root), notebooks(root)
     chosen = read_profile(root, profile, known)
-    names = choose(chapters, list(chosen.chapters) if profile != USUAL else known)
+    names = choose(chapters, list(chosen.chapters) if profile != USUAL else known, root)
     read_records(
         root, [name for name in known if name not in names], profile
     )  # a damaged one is refused before the work
