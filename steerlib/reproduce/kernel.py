@@ -178,10 +178,12 @@ def _kernel(root: Path, name: str, record: Path, threads: int) -> AsyncKernelMan
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
         "PYTHONHASHSEED": "0",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # figures, whatever is set outside
+        "MATPLOTLIBRC": str(Path(__file__).with_name("figures.mplstyle")),
         "IPYTHONDIR": str(home),
         "OMP_NUM_THREADS": str(threads),
     }
     command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR"]
+    command += ["--InlineBackend.figure_formats={'svg', 'retina'}"]  # lines for pages; pixels for Colab and for print
     command += ["-f", "{connection_file}"]
 
     class ThisPython(KernelSpecManager):
