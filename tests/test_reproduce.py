@@ -93,13 +93,13 @@ def make_book(root: Path, chapters: dict[str, str], claims: list[dict[str, Any]]
     (root / "data").mkdir()
     (root / "data" / "claims.yml").write_text(yaml.safe_dump(claims, sort_keys=False))
     shutil.copy(REPOSITORY / "_config.yml", root)
-    for name in ("reproducibility.md", "references.bib"):
+    for name in ("reproducibility.md", "bibliography.md", "references.bib"):
         shutil.copy(REPOSITORY / "book" / name, book)
     shutil.copytree(REPOSITORY / "book" / "_static", book / "_static")
     (book / "intro.md").write_text(f"# A small book\n\n{intro}\n")
     for name, text in chapters.items():
         (book / f"{name}.ipynb").write_text(text, encoding="utf-8")
-    pages = [{"file": name} for name in [*chapters, "reproducibility"]]
+    pages = [{"file": name} for name in [*chapters, "reproducibility", "bibliography"]]
     parts = [{"caption": "Chapters", "numbered": True, "chapters": pages}]
     toc = {"format": "jb-book", "root": "intro", "parts": parts}
     (book / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
@@ -222,15 +222,9 @@ def test_the_run_is_written_down(broken: Run) -> None:
     assert all(c["seconds"] > 0 for c in run["chapters"].values())
 
 
-def test_the_executed_copies_carry_glue_and_badge(broken: Run) -> None:
+def test_the_executed_copies_carry_badges(broken: Run) -> None:
     made = nbformat.read(broken.root / "_build" / "executed" / "01-first.ipynb", as_version=4)
     outputs = [output for cell in made.cells for output in cell.get("outputs", [])]
-    keys = {o["metadata"]["scrapbook"]["name"]: o["data"] for o in outputs if "scrapbook" in o.get("metadata", {})}
-    assert set(keys) == {
-        *("first.bias.before", "first.bias.before.low", "first.bias.before.high"),
-        *("first.bias.order.steered", "first.bias.order.plain"),
-    }
-    assert list(keys["first.bias.before"].values()) == ["0.6"]
     badge = next(o["data"]["text/html"] for o in outputs if "text/html" in o.get("data", {}))
     assert f"reproducibility.html#{anchor('first.bias.before')}" in badge
     assert "It is 0.600 | &lt;really&gt;." in badge
@@ -250,12 +244,12 @@ def test_the_reproducibility_page_has_a_row_for_each_claim(broken: Run) -> None:
         assert "| &lt;really&gt;" in row[0]
         assert f'data-strength="{strength(one)}"' in row[0]
     cited = re.search(r'data-label="Source">\s*<p>ours, after .*?</p>', page, re.DOTALL)
-    assert cited and 'class="reference internal" href="#' in cited[0]
+    assert cited and 'class="reference internal" href="bibliography.html#' in cited[0]
     assert "<strong>missing</strong>" in page
     assert "steered 0.100 ± 0.002 &lt; plain 0.600 ± 0.012" in page
     for record in read_records(broken.root).values():
         assert record["date"] in page
-    assert "<!--" not in page.split('id="the-claims"')[1].split('id="references"')[0]
+    assert "<!--" not in page.split('id="the-claims"')[1]
 
 
 def test_no_page_asks_another_server(broken: Run) -> None:
@@ -377,7 +371,7 @@ def test_a_partial_run_judges_its_own_chapters_and_keeps_the_others(broken: Run,
 
 
 def test_a_whole_book_builds_strictly_and_a_missing_key_fails(tmp_path: Path, mathjax: Path) -> None:
-    key = "{glue:text}`01-first.ipynb::first.bias.before:.1%`"
+    key = "{glue:text}`first.bias.before:.1%`"
     claims = [entry("first.bias.before", "01-first", value=None)]
     source = QUICK + "claim('first.bias.before', 0.61234)"
     described = nbformat.reads(notebook(source), as_version=4)

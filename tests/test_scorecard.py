@@ -12,7 +12,6 @@ import yaml
 
 from steerlib.assets import data_path
 from steerlib.errors import SteerlibError
-from steerlib.reproduce.alts import fill_alts
 from steerlib.reproduce.claims import anchor
 from steerlib.reproduce.ledger import load_ledger
 from steerlib.reproduce.papers import parse_sentences, sentences
@@ -165,35 +164,3 @@ def test_what_is_stored_is_what_chapters_read_from_files_of_results() -> None:
     for one in ledger.values():
         assert not one.stored or (ROOT / one.stored.split()[1].removesuffix(",")).is_file(), one.id
         assert ("read from a file" in one.says) <= bool(one.stored), one.id
-
-
-# ----------------------------------------------------------------------------------------- alt texts
-
-
-def alt_of(text: str, status: str = "ran", **claims: Any) -> str:
-    ledger = {"a.b.c": verdict("").claim, "a.b.o": verdict("", id="a.b.o", kind="order", order=("x y", "z")).claim}
-    cell: dict[str, Any] = {"metadata": {"mystnb": {"image": {"alt": text}}}}
-    found = {id.replace("_", "."): got for id, got in claims.items()}
-    fill_alts({"cells": [{"metadata": {}}, cell]}, "07-x", ledger, {"07-x": {"status": status, "claims": found}})
-    return str(cell["metadata"]["mystnb"]["image"]["alt"])
-
-
-def test_alt_texts_take_the_numbers_of_the_run() -> None:
-    text = "From {a.b.c:.2f} ({a.b.c.low:.0%} to {a.b.c.high:.0%}) to {a.b.o.x y:.1f}, or {a.b.c}."
-    whole = {"a_b_c": {"value": 0.456, "low": 0.4, "high": 0.5, "n": 3}, "a_b_o": {"value": {"x y": 1.0, "z": 2.0}}}
-    assert alt_of(text, **whole) == "From 0.46 (40% to 50%) to 1.0, or 0.456."
-    assert alt_of("No number.") == "No number."
-
-
-def test_an_alt_text_with_a_number_that_was_not_recorded_stops_the_build() -> None:
-    for key in ("a.b.never", "a.b.c.low", "a.b.c", "never"):
-        with pytest.raises(SteerlibError, match=rf"^07-x: an alt text names {key}, but .*\.$"):
-            alt_of(f"It is {{{key}:.2f}}.", a_b_o={"value": {"x y": 1.0, "z": 2.0}})
-    with pytest.raises(SteerlibError, match=r"^07-x: an alt text has \{a.b.c:much\}"):
-        alt_of("It is {a.b.c:much}.", a_b_c={"value": 1.0})
-
-
-def test_a_chapter_that_did_not_run_to_its_end_says_so_in_its_alt_texts() -> None:
-    assert alt_of("It is {a.b.c:.2f}.", status="failed") == "It is (not measured)."
-    with pytest.raises(SteerlibError, match="names a.b.never"):
-        alt_of("It is {a.b.never:.2f}.", status="failed")

@@ -1,7 +1,7 @@
 """`claim(id, result)`: the one way by which a number that the book measured reaches its pages.
 
-It looks the id up in the ledger (`steerlib.reproduce.ledger`), adds the number to the record of the run, and gives it
-to the prose as glue data and as a badge. It never fails because a number differs: a reader who changed a parameter
+It looks the id up in the ledger (`steerlib.reproduce.ledger`), adds the number to the record of the run, from which prose
+takes it, and shows it as a badge. It never fails because a number differs: a reader who changed a parameter
 should see the difference, not an error. `steerlib check` judges after the run.
 """
 
@@ -25,7 +25,6 @@ from steerlib.reproduce.terminal import printable
 from steerlib.reproduce.wording import expected, interval, sentence
 
 SITE = "https://steerlib.github.io/steering-away-from-bias/"
-GLUE = "application/papermill.record/"  # data that {glue:text} reads and no page shows by itself
 
 
 def claim(id: str, result: object) -> None:
@@ -127,12 +126,9 @@ def _show(one: Claim, got: Measured, word: str, *, page: str) -> None:
     if shell is None:
         print(printable(plain, sys.stdout.encoding))
         return
-    for key, number in glue(one, got).items():
-        about = {"scrapbook": {"name": key, "mime_prefix": GLUE}}
-        shell.display_pub.publish({f"{GLUE}text/plain": repr(number)}, about)
     style = {"holds": "holds", "misses": "misses", "drifted": "misses"}.get(word, "other")
     badge = (
-        f'<div class="claim claim-{style}" role="note"><strong class="claim-word">{word}</strong> '
+        f'<div class="claim claim-{style}" role="note" data-verdict="{html.escape(word)}" data-strength="{strength(one)}"><strong class="claim-word">{word}</strong> '
         f"{html.escape(said)} "
         f'<span class="claim-expected">Expected: {html.escape(expected(one))} ({strength(one)}). '
         f'<a href="{page}reproducibility.html#{anchor(one.id)}">{one.id}</a></span></div>'

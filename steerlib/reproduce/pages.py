@@ -1,8 +1,8 @@
 """Build the book: the pages of book/ with the executed copies of its notebooks in their places.
 
 The one idea: Jupyter Book never runs anything here. It is given a folder `_build/source/` in which
-every notebook has its outputs already, and its measured numbers in the alt texts, and makes `_build/html/` of it. What a page needs in a
-browser is served from the site itself: it opens whole with no network.
+every notebook has its outputs already, and every page its numbers and references, and makes `_build/html/` of it. What a page
+needs in a browser is served from the site itself: it opens whole with no network.
 """
 
 from __future__ import annotations
@@ -16,19 +16,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from steerlib.assets import fetch
 from steerlib.errors import SteerlibError
 from steerlib.inpage.grid import grid_data
 from steerlib.inpage.site import place
 from steerlib.inpage.table import grid_table
-from steerlib.reproduce.alts import fill_alts
+from steerlib.reproduce.contents import contents
+from steerlib.reproduce.documents import documents, with_documents
+from steerlib.reproduce.dress import dress
 from steerlib.reproduce.fingerprint import stale
 from steerlib.reproduce.machines import read_machines
 from steerlib.reproduce.reference import reference
+from steerlib.reproduce.references import references
 from steerlib.reproduce.report import report
 from steerlib.reproduce.rules import Claim
 from steerlib.reproduce.verdicts import check
 
+SOURCE = "https://github.com/steerlib/steering-away-from-bias"
 LIVE = "live"  # the folder of the pages that steer: their scripts, and the model
 MATHJAX = "sphinx-mathjax-offline"  # the asset that carries MathJax; _config.yml has its place
 
@@ -59,14 +65,13 @@ def build(
     """
     mathjax = fetch(MATHJAX)
     top = root / "_build"
-    whole = _assemble(root, ledger, records, notebooks)
+    _assemble(root, ledger, records, notebooks)
     for left in (top / "html", top / ".doctrees", top / "jupyter_execute"):
         shutil.rmtree(left, ignore_errors=True)
     start = "from jupyter_book.cli.main import main; main()"  # it cannot be run with -m
     command = [sys.executable, "-c", start, "build", str(top / "source")]
     command += ["--path-output", str(root), "--config", str(root / "_config.yml")]
-    command += ["--toc", str(top / "source" / "_toc.yml"), "-n", "--keep-going"]
-    command += ["-W"] if whole else []  # without all numbers there is always a {glue} left open
+    command += ["--toc", str(top / "source" / "_toc.yml"), "-n", "-W", "--keep-going"]
     log = top / "book.log"
     with log.open("w", encoding="utf-8") as out:
         made = subprocess.run(command, cwd=root, stdout=out, stderr=out, check=False)
@@ -80,6 +85,7 @@ def build(
         page.write_text(head + first, encoding="utf-8")
     shutil.copytree(mathjax, top / "html" / "_static" / "mathjax", dirs_exist_ok=True)
     _lighten(top / "html")
+    _redirect(root, top / "html")
     if (root / "book" / LIVE).is_dir():
         place(root / "book" / LIVE, top / "html" / LIVE, top / "inpage", model=model)
         shutil.copyfile(root / "LICENSE", top / "html" / LIVE / "LICENSE.txt")
@@ -91,38 +97,85 @@ def _assemble(
     ledger: Mapping[str, Claim],
     records: Mapping[str, Mapping[str, Any]],
     notebooks: Sequence[str],
-) -> bool:
-    """Fill `_build/source/`; return whether every chapter has been run to its end."""
-    source, whole = root / "_build" / "source", True
+) -> None:
+    """Fill `_build/source/`."""
+    source = root / "_build" / "source"
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns("*.ipynb", ".*", "_build", LIVE))
-    for name in notebooks:
-        executed = root / "_build" / "executed" / f"{name}.ipynb"
-        whole &= executed.is_file() and records.get(name, {}).get("status") == "ran"
-        if executed.is_file():
-            chapter = json.loads(executed.read_text(encoding="utf-8"))
-        else:
-            print(f"{name} has not been run yet: its page has no results until `steerlib reproduce`")
-            chapter = json.loads((root / "book" / f"{name}.ipynb").read_text(encoding="utf-8"))
-            note = ":::{note}\nThis chapter has not been run: figures and numbers are missing.\n:::"
-            chapter["cells"].insert(1, {"cell_type": "markdown", "metadata": {}, "source": note})
-        fill_alts(chapter, name, ledger, records)
+    toc = yaml.safe_load((root / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    for part in toc.get("parts", []):
+        part.pop("numbered", None)  # the titles have their numbers
+    (source / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
+    chapters = {name: _executed(root, name) for name in notebooks}
+    pages = contents(root)
+    refers = references(pages, chapters, ledger, records, _link)
+    for name, chapter in chapters.items():
+        dress(chapter, name, refers, source / "_static" / "figures")
         (source / f"{name}.ipynb").write_text(json.dumps(chapter), encoding="utf-8")
     verdicts = check(ledger, records, stale=stale(root, records))
     _fill(source / "reproducibility.md", report(verdicts, records, read_machines(root)))
     _fill(source / "api.md", {"reference": reference()})
     if (source / "explore.md").is_file():
         _fill(source / "explore.md", {"grid-table": grid_table(grid_data())})
-    return whole
+    texts = {page.name: (source / f"{page.name}.md").read_text(encoding="utf-8") for page in pages if not page.notebook}
+    shown = {path: name for name, text in texts.items() for path in documents(text)}
+    for name, text in texts.items():
+        whole = refers.fill(with_documents(text, root, f"{SOURCE}/blob/main", shown), name)
+        (source / f"{name}.md").write_text(whole, encoding="utf-8")
+
+
+def _executed(root: Path, name: str) -> dict[str, Any]:
+    """The executed copy of a chapter; the chapter itself, with a note, where it has not been run."""
+    path = root / "_build" / "executed" / f"{name}.ipynb"
+    if path.is_file():
+        chapter: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return chapter
+    print(f"{name} has not been run yet: its page has no results until `steerlib reproduce`")
+    chapter = json.loads((root / "book" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    note = ":::{note}\nThis chapter has not been run: figures and numbers are missing.\n:::"
+    chapter["cells"].insert(1, {"cell_type": "markdown", "metadata": {}, "source": note})
+    return chapter
+
+
+def _link(text: str, page: str, place: str) -> str:
+    """A link of the site: as HTML, because a place that a cell makes is none that Sphinx knows."""
+    return f'<a class="reference internal" href="{page}.html{"#" * bool(place)}{place}">{text}</a>'
+
+
+def _redirect(root: Path, html: Path) -> None:
+    """A page at every address that the book has had, which leads to where its content is now."""
+    path = root / "book" / "_redirects.yml"
+    moved = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for old, new in moved.items():
+        if not (html / f"{new}.html").is_file():
+            continue  # a book of other chapters
+        (html / f"{old}.html").write_text(
+            f'<!doctype html>\n<html lang="en">\n<title>This page has moved</title>\n'
+            f'<link rel="canonical" href="{new}.html">\n<link rel="icon" href="_static/favicon.svg">\n'
+            f'<meta name="robots" content="noindex">\n<meta http-equiv="refresh" content="0; url={new}.html">\n'
+            f'<p>This page has moved: <a href="{new}.html">{new}</a>.</p>\n',
+            encoding="utf-8",
+        )
+
+
+UNUSED = (  # what the theme puts on every page and no page of ours uses
+    r'<script src="[^"]*/fontawesome/[^"]*"></script>',  # half a megabyte: the style sheet draws the icons as well
+    r"<script[^>]*>const THEBE_JS_URL[^<]*</script>",  # live code, from another server; and declared twice, an error
+    r'<script[^>]*src="[^"]*sphinx-thebe[^"]*"[^>]*></script>',
+    r'<link[^>]*href="[^"]*sphinx-thebe[^"]*"[^>]*>',
+    r'<script[^>]*src="[^"]*design-tabs[^"]*"[^>]*></script>',
+    r"<link[^>]*webfonts/fa-regular[^>]*>",
+)
 
 
 def _lighten(html: Path) -> None:
-    """Leave out the script of the icons, half a megabyte packed: the theme draws them with its style sheet as well."""
+    """Leave out of every page what it does not use."""
     for page in html.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        page.write_text(re.sub(r'\s*<script src="[^"]*/fontawesome/[^"]*"></script>', "", text), encoding="utf-8")
-    for script in html.glob("_static/vendor/fontawesome/*/js"):
-        shutil.rmtree(script)
+        page.write_text(re.sub(rf"\s*(?:{'|'.join(UNUSED)})", "", text), encoding="utf-8")
+    static = html / "_static"
+    for left in (*static.glob("vendor/fontawesome/*/js"), *static.rglob("*.map"), *static.glob("sphinx-thebe.*")):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _fill(page: Path, made: Mapping[str, str]) -> None:
