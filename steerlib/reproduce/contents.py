@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,34 @@ def _pages(node: Any, part: str = "", numbered: bool = False) -> Iterator[tuple[
                 yield from _pages(content, part, bool(numbered))
 
 
+def question_of(path: Path) -> str:
+    """The question that a chapter opens with: the first bold sentence below its title; "" where it has none."""
+    match = re.search(r"(?m)^\*\*([^*]+\?)\*\*\s*$", _text(path))
+    return " ".join(match[1].split()) if match else ""
+
+
+def chapters_list(root: Path, pages: Iterable[Page]) -> str:
+    """A table of the chapters and appendices in order, by part: number, title, and the question that each answers.
+
+    Args:
+        root: the checkout.
+        pages: as `contents` gives them.
+
+    Returns:
+        Markdown, with references that are still to be filled in.
+    """
+    rows, part = ["| chapter | question |", "|---|---|"], ""
+    for page in pages:
+        if not page.number:
+            continue
+        if page.part != part:
+            part = page.part
+            rows.append(f"| **{part}** | |")
+        path = root / "book" / f"{page.name}.ipynb"
+        rows.append(f"| [{page.number} {title_of(path)}]({page.name}) | {question_of(path)} |")
+    return "\n".join(rows)
+
+
 def title_of(path: Path) -> str:
     """The title of a page of the book: its first heading, without markup.
 
@@ -85,10 +113,14 @@ def title_of(path: Path) -> str:
     Returns:
         The title; the file's stem where there is no heading.
     """
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
-        text = "\n".join(
-            "".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"
-        )
-    match = re.search(r"(?m)^# (.+)$", text)
+    match = re.search(r"(?m)^# (.+)$", _text(path))
     return match[1].strip() if match else path.stem
+
+
+def _text(path: Path) -> str:
+    """The Markdown of a page."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")

@@ -23,7 +23,7 @@ from steerlib.errors import SteerlibError
 from steerlib.inpage.grid import grid_data
 from steerlib.inpage.site import place
 from steerlib.inpage.table import grid_table
-from steerlib.reproduce.contents import contents
+from steerlib.reproduce.contents import chapters_list, contents
 from steerlib.reproduce.documents import documents, with_documents
 from steerlib.reproduce.dress import dress
 from steerlib.reproduce.fingerprint import stale
@@ -119,6 +119,7 @@ def _assemble(
         _fill(source / "explore.md", {"grid-table": grid_table(grid_data())})
     texts = {page.name: (source / f"{page.name}.md").read_text(encoding="utf-8") for page in pages if not page.notebook}
     shown = {path: name for name, text in texts.items() for path in documents(text)}
+    texts["intro"] = texts["intro"].replace("<!-- chapters-list -->", chapters_list(root, pages))
     for name, text in texts.items():
         whole = refers.fill(with_documents(text, root, f"{SOURCE}/blob/main", shown), name)
         (source / f"{name}.md").write_text(whole, encoding="utf-8")
