@@ -150,11 +150,18 @@ def _record(chosen: argparse.Namespace) -> int:
 
 def _book(chosen: argparse.Namespace) -> int:
     from steerlib.reproduce.checkout import find_root, notebooks, read_ledger, read_records
+    from steerlib.reproduce.contents import contents
     from steerlib.reproduce.pages import build
+    from steerlib.reproduce.pdf import TITLE, UNPRINTED, print_book
 
     root = find_root()
     page = build(root, read_ledger(root), read_records(root), notebooks(root), model=not chosen.without_model)
     print(f"the book: {page}")
+    if chosen.pdf:
+        path = root / "_build" / "book.pdf"
+        print("printing the book ...", flush=True)
+        print_book(page.parent, [one.name for one in contents(root) if one.name not in UNPRINTED], TITLE, path)
+        print(f"the PDF: {path}")
     return 0
 
 
@@ -315,13 +322,19 @@ def _parser() -> argparse.ArgumentParser:
         "book",
         help="build the book from what was run so far",
         description="Build the book into _build/html from the chapters that were run so far.",
-        epilog="examples:\n  steerlib book\n  steerlib book --without-model    a site of 20 MB instead of 110 MB",
+        epilog="examples:\n  steerlib book\n  steerlib book --without-model    a site of 20 MB instead of 110 MB\n"
+        "  steerlib book --pdf              and one PDF of all pages",
         formatter_class=raw,
     )
     book.add_argument(
         "--without-model",
         action="store_true",
         help="leave out the model that readers can run in the page (90 MB): the page then shows what was computed beforehand",
+    )
+    book.add_argument(
+        "--pdf",
+        action="store_true",
+        help="also print the book into _build/book.pdf, which takes Chromium or Chrome and the package playwright",
     )
 
     stored = commands.add_parser(

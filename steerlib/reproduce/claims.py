@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from steerlib.errors import SteerlibError
+from steerlib.reproduce.address import SITE
 from steerlib.reproduce.ledger import load_ledger, measure
 from steerlib.reproduce.profiles import USUAL
 from steerlib.reproduce.record import Record, read_record, write_record
 from steerlib.reproduce.rules import Claim, Measured, judge, strength
 from steerlib.reproduce.terminal import printable
 from steerlib.reproduce.wording import expected, interval, sentence
-
-SITE = "https://steerlib.github.io/steering-away-from-bias/"
 
 
 def claim(id: str, result: object) -> None:

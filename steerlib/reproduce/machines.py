@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from steerlib.errors import SteerlibError
+from steerlib.reproduce.address import SITE
 from steerlib.reproduce.checkout import read_ledger
-from steerlib.reproduce.claims import SITE
 from steerlib.reproduce.device import named
 from steerlib.reproduce.record import Record, seal
 from steerlib.reproduce.rules import Claim, Measured, judge

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from steerlib.errors import SteerlibError
+from steerlib.reproduce.address import SITE
 from steerlib.reproduce.checkout import executed_path, notebooks, read_ledger, read_records
-from steerlib.reproduce.claims import SITE
 from steerlib.reproduce.device import asset_versions, commit, device, hub_revisions, software
 from steerlib.reproduce.fingerprint import stale
 from steerlib.reproduce.kernel import environment

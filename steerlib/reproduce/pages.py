@@ -23,6 +23,8 @@ from steerlib.errors import SteerlibError
 from steerlib.inpage.grid import grid_data
 from steerlib.inpage.site import place
 from steerlib.inpage.table import grid_table
+from steerlib.reproduce.address import REPOSITORY, colab
+from steerlib.reproduce.colab import cited_as, link, write_edition
 from steerlib.reproduce.contents import chapters_list, contents
 from steerlib.reproduce.documents import documents, with_documents
 from steerlib.reproduce.dress import dress
@@ -34,7 +36,6 @@ from steerlib.reproduce.report import report
 from steerlib.reproduce.rules import Claim
 from steerlib.reproduce.verdicts import check
 
-SOURCE = "https://github.com/steerlib/steering-away-from-bias"
 LIVE = "live"  # the folder of the pages that steer: their scripts, and the model
 MATHJAX = "sphinx-mathjax-offline"  # the asset that carries MathJax; _config.yml has its place
 
@@ -108,6 +109,8 @@ def _assemble(
     (source / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
     chapters = {name: _executed(root, name) for name in notebooks}
     pages = contents(root)
+    works = cited_as((root / "book" / "references.bib").read_text(encoding="utf-8"))
+    write_edition(root / "_build" / "colab", chapters, references(pages, chapters, ledger, records, link), works)
     refers = references(pages, chapters, ledger, records, _link)
     for name, chapter in chapters.items():
         dress(chapter, name, refers, source / "_static" / "figures")
@@ -121,7 +124,7 @@ def _assemble(
     shown = {path: name for name, text in texts.items() for path in documents(text)}
     texts["intro"] = texts["intro"].replace("<!-- chapters-list -->", chapters_list(root, pages))
     for name, text in texts.items():
-        whole = refers.fill(with_documents(text, root, f"{SOURCE}/blob/main", shown), name)
+        whole = refers.fill(with_documents(text, root, f"{REPOSITORY}/blob/main", shown), name)
         (source / f"{name}.md").write_text(whole, encoding="utf-8")
 
 
@@ -169,11 +172,16 @@ UNUSED = (  # what the theme puts on every page and no page of ours uses
 )
 
 
+COLAB = re.compile(
+    r'href="https://colab\.research\.google\.com/[^"]*/([\w-]+)\.ipynb"'
+)  # the theme's, to the notebook of the source
+
+
 def _lighten(html: Path) -> None:
-    """Leave out of every page what it does not use."""
+    """Leave out of every page what it does not use, and lead its rocket to the Colab edition."""
     for page in html.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(re.sub(rf"\s*(?:{'|'.join(UNUSED)})", "", text), encoding="utf-8")
+        text = re.sub(rf"\s*(?:{'|'.join(UNUSED)})", "", page.read_text(encoding="utf-8"))
+        page.write_text(COLAB.sub(lambda match: f'href="{colab(match[1])}"', text), encoding="utf-8")
     static = html / "_static"
     for left in (*static.glob("vendor/fontawesome/*/js"), *static.rglob("*.map"), *static.glob("sphinx-thebe.*")):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
