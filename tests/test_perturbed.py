@@ -15,7 +15,7 @@ REPRODUCE = """
 import sys
 import steerlib.__main__, steerlib.reproduce.run
 steerlib.reproduce.run.build = lambda *_: "no pages, to save time"
-sys.exit(steerlib.__main__.main(["reproduce", "3"]))
+sys.exit(steerlib.__main__.main(["reproduce", "a-direction-inside"]))
 """
 THIN = """
 whole = sl.tasks.pronoun
@@ -65,4 +65,4 @@ def test_a_sign_flipped_in_contrastive_makes_reproduce_fail_and_name_the_claims(
     words = {verdict["claim"]: verdict["verdict"] for verdict in run["verdicts"]}
     assert words["steering.direction.by-hand"] == words["steering.direction.sees-jobs"] == "misses"
     assert words["steering.direction.share-of-length"] == "holds"  # it does not depend on the library's vector
-    assert words["steering.random.correlation"] == "missing"  # the copy was cut before it
+    assert words["steering.where.from-21"] == "missing"  # the copy was cut before it

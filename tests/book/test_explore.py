@@ -209,7 +209,7 @@ def test_the_page_shows_the_numbers_of_the_grid(
     assert told[2].endswith(f"{row['right'][0]:.2f}")
 
 
-@pytest.mark.parametrize("chapter", ["a-direction-inside", "direct-steering-optimization", "the-tradeoff"])
+@pytest.mark.parametrize("chapter", ["add-or-ablate", "direct-steering-optimization", "the-tradeoff"])
 def test_a_chapter_has_a_small_version_that_leads_to_the_page_with_its_state(
     context: Any, site: Site, chapter: str
 ) -> None:
@@ -284,7 +284,7 @@ def test_axe_finds_nothing_to_complain_of(context: Any, site: Site, options: dic
     assert [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found.response["violations"]] == []
 
 
-@pytest.mark.parametrize("name", ["explore", "a-direction-inside"])
+@pytest.mark.parametrize("name", ["explore", "a-direction-inside", "add-or-ablate"])
 def test_nothing_is_wider_than_a_phone(context: Any, site: Site, name: str) -> None:
     page = opened(context(viewport={"width": 390, "height": 844}), site, page=f"{name}.html")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
