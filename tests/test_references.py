@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from steerlib import SteerlibError
-from steerlib.reproduce.contents import Page, contents, title_of
+from steerlib.reproduce.contents import Page, chapters_list, contents, question_of, title_of
 from steerlib.reproduce.documents import documents, slug, with_documents
 from steerlib.reproduce.references import References, references
 from steerlib.reproduce.rules import Claim
@@ -143,6 +143,14 @@ def test_every_page_of_the_book_has_a_title_and_no_number_is_typed_into_it() -> 
     for page in contents(ROOT):
         title = title_of(ROOT / "book" / f"{page.name}.{'ipynb' if page.notebook else 'md'}")
         assert title and title != page.name and not re.match(r"\d|chapter", title.lower()), page.name
+
+
+def test_every_chapter_opens_with_one_question() -> None:
+    chapters = [page for page in contents(ROOT) if page.number]
+    asked = {page.name: question_of(ROOT / "book" / f"{page.name}.ipynb") for page in chapters}
+    assert [name for name, question in asked.items() if not question] == []
+    listed = chapters_list(ROOT, contents(ROOT))
+    assert all(question in listed for question in asked.values())
 
 
 # ---------------------------------------------------------------------------------------- documents

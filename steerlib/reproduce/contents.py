@@ -78,7 +78,7 @@ def _pages(node: Any, part: str = "", numbered: bool = False) -> Iterator[tuple[
 
 def question_of(path: Path) -> str:
     """The question that a chapter opens with: the first bold sentence below its title; "" where it has none."""
-    match = re.search(r"(?m)^\*\*([^*]+\?)\*\*\s*$", _text(path))
+    match = re.search(r"(?m)^# .+\n+(?:\*[^*].*\*\n+)?\*\*((?:[^*]|\*(?!\*))+\?)\*\*", _text(path))
     return " ".join(match[1].split()) if match else ""
 
 

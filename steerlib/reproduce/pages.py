@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from steerlib.reproduce.reference import reference
 from steerlib.reproduce.references import references
 from steerlib.reproduce.report import report
 from steerlib.reproduce.rules import Claim
+from steerlib.reproduce.the_map import the_map
 from steerlib.reproduce.verdicts import check
 
 LIVE = "live"  # the folder of the pages that steer: their scripts, and the model
@@ -114,6 +115,9 @@ def _assemble(
     refers = references(pages, chapters, ledger, records, _link)
     for name, chapter in chapters.items():
         dress(chapter, name, refers, source / "_static" / "figures")
+        for cell in chapter["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = _with_map(cell["source"], refers.pages)
         (source / f"{name}.ipynb").write_text(json.dumps(chapter), encoding="utf-8")
     verdicts = check(ledger, records, stale=stale(root, records))
     _fill(source / "reproducibility.md", report(verdicts, records, read_machines(root)))
@@ -125,7 +129,28 @@ def _assemble(
     texts["intro"] = texts["intro"].replace("<!-- chapters-list -->", chapters_list(root, pages))
     for name, text in texts.items():
         whole = refers.fill(with_documents(text, root, f"{REPOSITORY}/blob/main", shown), name)
-        (source / f"{name}.md").write_text(whole, encoding="utf-8")
+        (source / f"{name}.md").write_text(_with_map(whole, refers.pages), encoding="utf-8")
+
+
+MAP = re.compile(r"<!-- map(?:: (\w+))? -->")
+ABOUT = {  # the chapter on each method of the Map
+    "prompt": "caa-iti-and-prompts", "add": "add-or-ablate", "ablate": "add-or-ablate", "contrastive": "contrastive-vectors",
+    "gradient": "one-gradient-step", "iti": "caa-iti-and-prompts", "dso": "direct-steering-optimization", "lora": "the-tradeoff",
+    "merge": "ship-it",
+}  # fmt: skip
+
+
+def _with_map(text: str, known: Collection[str]) -> str:
+    """A text with the Map in the place of its marks; on the page of a method it is folded, and that method is lit."""
+    links = {method: f"{page}.html" for method, page in ABOUT.items() if page in known}
+
+    def drawn(match: re.Match[str]) -> str:
+        if not match[1]:
+            return the_map(links=links)
+        summary = "<summary>You are here: where this method touches the model</summary>"
+        return f'<details class="book-fold">{summary}\n{the_map(match[1], links)}\n</details>'
+
+    return MAP.sub(drawn, text)
 
 
 def _executed(root: Path, name: str) -> dict[str, Any]:
