@@ -2,7 +2,7 @@
 
     python benchmarks/dso.py                     # SmolLM2, some minutes on two cores
     python benchmarks/dso.py --target 0.3 --epochs 3
-    python benchmarks/dso.py --chapter           # the whole training of chapter 7, in float32 and in bfloat16: wall time
+    python benchmarks/dso.py --chapter           # the whole training of the chapter on DSO, in float32 and in bfloat16: wall time
 
 Every candidate trains the same vectors (an affine map after every norm) on the same prompts in the same order with the same rate,
 for the reward alone: no anchors and no weight on the divergence, since TRL's trainers have neither in this form. Each runs in a
@@ -50,14 +50,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="the most that each may train")
     parser.add_argument("--samples", type=int, default=8, help="answers per prompt, where they are sampled")
     parser.add_argument("--rate", type=float, default=1e-3, help="the learning rate at first")
-    parser.add_argument("--chapter", action="store_true", help="time the training of chapter 7 instead")
+    parser.add_argument("--chapter", action="store_true", help="time the training of the chapter on DSO instead")
     parser.add_argument("--only", choices=(*CANDIDATES, *WHOLE), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.only:
         print(json.dumps(chapter(given) if given.only in WHOLE else measure(given)))
         return
     if given.chapter:
-        print(f"{given.model}, the training of chapter 7, torch {torch.__version__}, {torch.get_num_threads()} threads")
+        print(f"{given.model}, the training of the chapter on DSO, torch {torch.__version__}, {torch.get_num_threads()} threads")
         done = {name: run(name) for name in WHOLE}
         for name, one in done.items():
             ratio = one["seconds"] / done["float32"]["seconds"]
@@ -125,7 +125,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def chapter(given: argparse.Namespace) -> dict[str, Any]:
-    """The training of chapter 7: its wall time with loading, the largest memory, and the bias on validation items before and after."""
+    """The training of the chapter on DSO: its wall time with loading, the largest memory, and the bias on validation items before and after."""
     start = time.perf_counter()
     lm = sl.load(given.model, device="cpu")
     train = sl.tasks.pronoun("train", templates=sl.tasks.TRAINING_TEMPLATES)

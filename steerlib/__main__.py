@@ -259,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
         "or if the notebook, the library, the data or the weights changed since a chapter ran.",
         epilog="examples:\n"
         "  steerlib check\n"
-        "  steerlib check 03 --accept    write the measured numbers of chapter 03's claims that\n"
+        "  steerlib check 3 --accept     write the measured numbers of chapter 3's claims that\n"
         "                                miss, drifted or are new into the ledger; show what changed",
         formatter_class=raw,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,17 @@ def test_every_page_of_the_book_has_a_title_and_no_number_is_typed_into_it() -> 
     for page in contents(ROOT):
         title = title_of(ROOT / "book" / f"{page.name}.{'ipynb' if page.notebook else 'md'}")
         assert title and title != page.name and not re.match(r"\d|chapter", title.lower()), page.name
+
+
+def test_no_number_of_a_chapter_is_typed_where_it_could_go_stale() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    typed = {}
+    for name in listed:
+        if name.endswith((".md", ".ipynb", ".yml", ".js", ".css")) and not name.startswith(("CHANGELOG", "data/records/")):
+            text = (ROOT / name).read_text(encoding="utf-8")
+            if found := re.findall(r"\b[Cc]hapters? \d+|\b[Aa]ppendix A?\d+|\b[Ff]igure \d+\.\d|\b[Tt]able \d+\.\d", text):
+                typed[name] = found
+    assert typed == {}
 
 
 def test_every_chapter_opens_with_one_question() -> None:

@@ -40,7 +40,7 @@ def test_a_steering_that_ships_is_what_its_recipe_says(recipe: Any) -> None:
 
 @pytest.fixture(scope="module")
 def again() -> sl.Steering:
-    """The ablation of chapter 3 at two layers, made anew."""
+    """The ablation of the chapter on adding and ablating at two layers, made anew."""
     his, hers = tool("contrastive").prompts()
     assert len(his) == len(hers) == 64
     lm = sl.load("smollm2", device="cpu")

@@ -1,4 +1,4 @@
-"""Write the contrastive steerings of chapter 3 into data/steerings/, at every layer, for the page on which a reader steers.
+"""Write the contrastive steerings of the chapter "Add or ablate" into data/steerings/, at every layer, for the page on which a reader steers.
 
     python tools/contrastive.py       # both, and the card; about two minutes
 
@@ -27,7 +27,7 @@ from train_steerings import FOLDER, write_card
 
 NAMES = {"add": "contrastive-smollm2-pronoun-add", "ablate": "contrastive-smollm2-pronoun-ablate"}
 LAYERS = "late"
-"""The third in which chapter 3 steers, and for which the factor is chosen."""
+"""The third in which that chapter steers, and for which the factor is chosen."""
 EVEN = 0.5
 WIDEST = 0.1
 """A factor at which the model says one pronoun only, on either side."""
@@ -36,7 +36,7 @@ STEP = 1e-4
 
 
 def prompts() -> tuple[list[Prompt], list[Prompt]]:
-    """His and hers: the prompts that chapter 3 contrasts."""
+    """His and hers: the prompts that the chapter contrasts."""
     train = sl.tasks.pronoun("train").unambiguous
     his, hers = ([item.prompt for item in train if item.answer == group][::3] for group in ("man", "woman"))
     return his, hers

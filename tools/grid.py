@@ -9,7 +9,7 @@ it is measured, under a hash of its steering, the prompts and the weights, so th
     P(" he"), P(" she"), P(" they") over the whole vocabulary, for 74 occupations in the 10 ambiguous wordings
     Per-Occupation Bias, gap, accuracy and the probability of the right pronoun, for the 26 test occupations, the last two in the two
         held-out wordings that say the gender
-    perplexity of every fifth paragraph of plain_text.txt, which are those of chapter 3
+    perplexity of every fifth paragraph of plain_text.txt, which are those of the chapter "Add or ablate"
 
 each by the library's own functions. Prompts of one wording and one length are asked together, so that nothing is padded, and the blocks
 below the first steered one run once for all strengths (below.py).

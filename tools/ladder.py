@@ -65,7 +65,7 @@ def items() -> Task:
 
 
 def training(setting: Setting, seed: int) -> sl.Training:
-    """The settings of chapter 7 but for those that are tried."""
+    """The settings of the chapter on DSO but for those that are tried."""
     named = {key: setting[key] for key in ("learning_rate", "kl_target") if key in setting}
     return sl.Training(epochs=1, seed=seed, **named)
 

@@ -93,13 +93,13 @@ RECIPES = (
     Recipe("smollm2", "pronoun", 0),
     Recipe("smollm2", "pronoun", 1),
     Recipe("smollm2", "pronoun", 2),
-    Recipe("smollm2", "pronoun", 0, few=True),  # half of the wordings, twice: chapter 7
+    Recipe("smollm2", "pronoun", 0, few=True),  # half of the wordings, twice: for "Direct Steering Optimization"
     Recipe("smollm2", "pronoun", 0, "prompt"),
-    Recipe("smollm2", "pronoun", 0, mergeable=True),  # only what a plain checkpoint can hold: chapter 11
-    Recipe("gemma3-270m", "pronoun", 0),  # the first recipe on a second model, settings untouched: chapter 10
+    Recipe("smollm2", "pronoun", 0, mergeable=True),  # only what a plain checkpoint can hold: for "Ship it"
+    Recipe("gemma3-270m", "pronoun", 0),  # the first recipe on a second model, settings untouched: for "Does it hold elsewhere?"
     Recipe("gemma3-270m", "pronoun", 1),
     Recipe("gemma3-270m", "pronoun", 2),
-    Recipe("smol-llava", "who-is", 0),  # learns to answer "the first" to everybody: chapter 9
+    Recipe("smol-llava", "who-is", 0),  # learns to answer "the first" to everybody: for "Fooling the metric"
     Recipe("smol-llava", "who-is", 0, "prompt"),
     Recipe("smol-llava", "who-is", 1, "prompt"),
     Recipe("smol-llava", "who-is", 2, "prompt"),
@@ -112,7 +112,7 @@ CARD = """\
 # Steerings
 
 Affine steerings of every norm, made by Direct Steering Optimization (`steerlib.dso`), so that the chapters can show what other
-seeds and rewards give without training for as long again; and the two contrastive steerings of chapter 3, for the page on which a
+seeds and rewards give without training for as long again; and the two contrastive steerings of the chapter "Add or ablate", for the page on which a
 reader steers.
 
 | file | model | task | reward | seed | bias in the first third of the steps, in the last | SHA-256 |
@@ -135,7 +135,7 @@ gemma3-270m have every setting of SmolLM2's, none of which was tried on that mod
 text. The per-prompt steerings of smol-llava made three passes, and are held on unambiguous prompts without pictures as well, since without
 them its plain text suffers.
 
-The contrastive ones were made by `python tools/contrastive.py`, as in chapter 3: training items in which the gender was said, every third,
+The contrastive ones were made by `python tools/contrastive.py`, as in the chapter "A direction inside the model": training items in which the gender was said, every third,
 read at the last token after each of the 30 blocks, his minus hers, about the midpoint of the two means. The addition is hers minus
 his times the factor. It makes strength 1 mean that, over the late third of the layers, the mean P(he | he or she) of the ambiguous validation items
 is 0.5. Unsteered it is {unsteered:.2f}. Where that is below 0.5, as here, the model leans to "she", the factor is negative and a positive
@@ -149,8 +149,8 @@ removed 59 % of the test bias, was looked at there too, and gave way to eps 0.3,
 accuracy. So the test items were not quite unseen when the settings were set; the chapters' numbers are those of the last recipe alone.
 
 **Limits.** Each is for one model: another one is refused. It makes the model's choice between two options fairer on questions like
-those it was trained on, for two genders, in English. It does not make the model fair, and elsewhere it may do nothing or harm; chapters
-7 to 9 show what was measured. The bias in the table is that of the training's batches, and no test. The contrastive ones do what chapter 3
+those it was trained on, for two genders, in English. It does not make the model fair, and elsewhere it may do nothing or harm; the
+chapters on DSO and on the tradeoff show what was measured. The bias in the table is that of the training's batches, and no test. The contrastive ones do what "Add or ablate"
 shows: the ablation cuts the tie to the labour market and lets the wording decide, and the addition moves everybody by about as much, so that an even average hides
 the same stereotypes. The factor was chosen for the late third: over other layers, strength 1 means nothing in particular.
 

@@ -1,6 +1,6 @@
 """The five ways of steering that the page offers, and the Steering of each.
 
-Two are from chapter 3 (one direction, added or ablated in the late third of the layers), two from chapters 7 and 8 (DSO, rewarded
+Two are contrastive (one direction, added or ablated in the late third of the layers), two are learned (DSO, rewarded
 per occupation or per prompt), and one is the control that they are compared with: DSO's operations with random numbers of the same size.
 """
 
@@ -13,7 +13,7 @@ from steerlib.steering.controls import random_like
 from steerlib.steering.operations import Steering, load_steering
 
 LATE = tuple(range(20, 30))
-"""The last third of SmolLM2's 30 blocks, which chapter 3 steers."""
+"""The last third of SmolLM2's 30 blocks, which the chapter on adding and ablating steers."""
 CONTROL = "random-smollm2-pronoun-0"
 """What the control is called among the steerings of the page; it is not a file of data/steerings."""
 CONTROLLED = "dso-smollm2-pronoun-0"
