@@ -150,9 +150,13 @@ def test_no_number_of_a_chapter_is_typed_where_it_could_go_stale() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     typed = {}
     for name in listed:
-        if name.endswith((".md", ".ipynb", ".yml", ".js", ".css")) and not name.startswith(("CHANGELOG", "data/records/")):
+        if name.endswith((".md", ".ipynb", ".yml", ".js", ".css")) and not name.startswith(
+            ("CHANGELOG", "data/records/")
+        ):
             text = (ROOT / name).read_text(encoding="utf-8")
-            if found := re.findall(r"\b[Cc]hapters? \d+|\b[Aa]ppendix A?\d+|\b[Ff]igure \d+\.\d|\b[Tt]able \d+\.\d", text):
+            if found := re.findall(
+                r"\b[Cc]hapters? \d+|\b[Aa]ppendix A?\d+|\b[Ff]igure \d+\.\d|\b[Tt]able \d+\.\d", text
+            ):
                 typed[name] = found
     assert typed == {}
 

@@ -155,7 +155,7 @@ shows: the ablation cuts the tie to the labour market and lets the wording decid
 the same stereotypes. The factor was chosen for the late third: over other layers, strength 1 means nothing in particular.
 
 `lora-smollm2-pronoun-0.json` has the numbers of a LoRA fine-tune (`steerlib.lora`) with the reward, the questions, the constraint
-and the steps of `dso-smollm2-pronoun-0`, beside those of that steering and of the plain model, on test occupations in held-out
+and the steps of `dso-smollm2-pronoun-0`, next to those of that steering and of the plain model, on test occupations in held-out
 wordings. The fine-tune itself is not kept.
 
 `dso-smol-llava-who-is-0` is a warning and no tool: rewarded per occupation, it learned to answer "the first" to nearly every

@@ -200,7 +200,7 @@ class DecisionBias:
         order = number if self.correlation is not None else p
         table = self.per_occupation.sort_values(order, ignore_index=True)
         if ax is None:
-            _, ax = plt.subplots(figsize=(7, 1.2 + 0.17 * len(table)), layout="constrained")
+            _, ax = plt.subplots(figsize=(4.8, 1.4 + 0.22 * len(table)), layout="constrained")
         ax.axvline(1 / len(self.groups), color="0.4", linewidth=1, linestyle="--", label="parity")
         looks = zip(self.groups, style.COLORS * len(self.groups), style.MARKERS * len(self.groups), strict=False)
         for group, color, marker in looks:
@@ -227,11 +227,11 @@ class DecisionBias:
             ax.set_ylabel(f"{self.about} (share of women among those who do it)")
         else:
             ax.set_ylabel(self.about)
-        ax.set_yticks(range(len(table)), names, fontsize=7)
+        ax.set_yticks(range(len(table)), names)
         chosen = "each group's" if not two else "a man" if gendered else f"the one who is {self.groups[0]}"
         ax.set(xlim=(0, 1), ylim=(-1, len(table)), xlabel=f"probability that the model's answer is {chosen}")
         ax.grid(axis="x", color="0.9")
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
         return style.bare(ax)
 
 

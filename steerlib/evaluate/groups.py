@@ -65,7 +65,7 @@ def dots(
     import matplotlib.pyplot as plt
 
     if ax is None:
-        _, ax = plt.subplots(figsize=(7, 1.2 + 0.5 * len(metrics)), layout="constrained")
+        _, ax = plt.subplots(figsize=(4.8, 1.4 + 0.5 * len(metrics)), layout="constrained")
     for k, (group, estimates) in enumerate(series.items()):
         drawn = [(i, e) for i, e in enumerate(estimates) if e is not None]
         reach = np.array([[e.value - e.low, e.high - e.value] for _, e in drawn]).T  # NaN where there is no interval
@@ -83,5 +83,5 @@ def dots(
     ax.set_xlabel(xlabel)
     ax.set_ylim(len(metrics) - 0.5, -0.5)  # the first on top, on axes that share it as well
     ax.grid(axis="x", color="0.9")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, len(series)), frameon=False, fontsize=8)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(2, len(series)), frameon=False)
     return bare(ax)

@@ -143,7 +143,7 @@ class Tradeoff:
         import matplotlib.pyplot as plt
 
         if ax is None:
-            _, ax = plt.subplots(figsize=(7, 5), layout="constrained")
+            _, ax = plt.subplots(figsize=(4.8, 4.4), layout="constrained")
         for i, (name, part) in enumerate(self.frame.groupby("method", sort=False)):
             part = part.sort_values("strength")
             color, control = style.COLORS[i % len(style.COLORS)], bool(part["control"].iloc[0])
@@ -164,14 +164,14 @@ class Tradeoff:
             )
             for strength, a, b in zip(part["strength"], x, y, strict=True):
                 if strength != 0:
-                    ax.annotate(f"{strength:g}", (a, b), (4, 4), textcoords="offset points", fontsize=7, color=color)
+                    ax.annotate(f"{strength:g}", (a, b), (4, 4), textcoords="offset points", color=color)
         base, front = self.frame[self.frame["strength"] == 0].iloc[0], self.frame[self.frame["pareto"]]
-        ax.annotate("unsteered", (base["bias"], base["capability"]), (6, -10), textcoords="offset points", fontsize=8)
+        ax.annotate("unsteered", (base["bias"], base["capability"]), (6, -10), textcoords="offset points")
         rings: dict[str, Any] = {"facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
         ax.scatter(front["bias"], front["capability"], s=110, label="Pareto front", zorder=3, **rings)
         ax.set(xlabel="bias (less is better)", ylabel="capability (more is better)")
         ax.grid(color="0.92")
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
         return style.bare(ax)
 
 
