@@ -7,28 +7,20 @@ was built without it.
 from __future__ import annotations
 
 import gzip
-import http.server
 import json
-import os
 import re
-import shutil
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
 
 import pytest
+from browsing import BROWSER, HTML, REPOSITORY, Site
 
 from steerlib.inpage.table import grid_probabilities
 
 sync_api = pytest.importorskip("playwright.sync_api")
 axe_api = pytest.importorskip("axe_playwright_python.sync_playwright")
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-HTML = Path(os.environ.get("STEERLIB_BOOK", REPOSITORY / "_build" / "html"))
 SCRIPTS = ("explore.css", "explore.js", "live.js", "pictures.js")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 BARS = ".steer-bars tbody tr"
 LOADED = 120_000  # milliseconds: a loaded machine takes its time
 
@@ -41,79 +33,6 @@ pytestmark = [
 needs_model = pytest.mark.skipif(
     not (HTML / "live" / "model" / "model.json").is_file(), reason="the book was built without the model"
 )
-
-
-class Site(http.server.ThreadingHTTPServer):
-    """The built book on this machine. `asked` has every path; `broken` says of a part of a path how its file arrives."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str] = []
-        self.broken: dict[str, str] = {}
-        self.address = f"http://127.0.0.1:{self.server_port}/"
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    server: Site
-
-    def do_GET(self) -> None:
-        path = urlparse(self.path).path
-        self.server.asked.append(path)
-        how = next((how for part, how in self.server.broken.items() if part in path), "whole")
-        file = HTML / unquote(path).lstrip("/")
-        if how == "whole" or not file.is_file():
-            return super().do_GET()
-        data = file.read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if how == "cut":
-            self.wfile.write(data[: len(data) // 2])
-            self.close_connection = True
-        else:  # altered
-            self.wfile.write(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
-
-    def translate_path(self, path: str) -> str:
-        return str(HTML / unquote(urlparse(path).path).lstrip("/"))
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield running
-        running.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def context(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Makes browser contexts, each with its own store; in the end no request has left the site, and no script of the page has failed."""
-    made, left, failed = [], [], []
-
-    def new(**options: Any) -> Any:
-        one = browser.new_context(**options)
-        here = re.compile(r"^(http://127\.0\.0\.1:|file:|data:|blob:)")
-        one.on("request", lambda request: None if here.match(request.url) else left.append(request.url))
-        one.on("weberror", lambda error: failed.append(str(error.error.stack)))
-        made.append(one)
-        return one
-
-    yield new
-    for one in made:
-        one.close()
-    assert left == []
-    assert [stack for stack in failed if "/live/" in stack] == []
 
 
 def opened(context: Any, site: Site, mark: str = "", page: str = "explore.html") -> Any:
