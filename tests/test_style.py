@@ -26,7 +26,7 @@ PAGES = [
     ROOT / "ARCHITECTURE.md",
 ]
 PAGES += [*(ROOT / "data").rglob("README.md")]
-CODE = r"(?ms)^(`{3,}|~{3,})(?!\{admonition\}|\{note\}|\{warning\}|\{glossary\}).*?^\1"
+CODE = r"(?ms)^(`{3,}|~{3,})(?![`~]|\{(?:admonition|note|warning|glossary)\}).*?^\1"
 NOT_PROSE = (
     CODE,
     r"(?s)\$\$.*?\$\$",
