@@ -57,7 +57,9 @@ def main() -> None:
         print(json.dumps(chapter(given) if given.only in WHOLE else measure(given)))
         return
     if given.chapter:
-        print(f"{given.model}, the training of the chapter on DSO, torch {torch.__version__}, {torch.get_num_threads()} threads")
+        print(
+            f"{given.model}, the training of the chapter on DSO, torch {torch.__version__}, {torch.get_num_threads()} threads"
+        )
         done = {name: run(name) for name in WHOLE}
         for name, one in done.items():
             ratio = one["seconds"] / done["float32"]["seconds"]

@@ -174,12 +174,12 @@ def test_every_chapter_opens_with_one_question() -> None:
 
 def test_a_page_shows_a_document_of_the_repository(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    text = "# Card\n\n## A part\n\nSee [b](b.csv), [up](../README.md#x), [there](#a-part), [web](https://x.org).\n\n```\n# code\n```\n\n## Next\n\nmore"
+    text = "# Card\n\n## A part\n\nSee [b](b.csv), [up](../README.md#x), [home](../README.md), [there](#a-part), [web](https://x.org).\n\n```\n# code\n```\n\n## Next\n\nmore"
     (tmp_path / "data" / "README.md").write_text(text)
     (tmp_path / "LICENSE").write_text("You may.\n")
     shown = with_documents("# P\n\n## Q\n\n<!-- document: data/README.md -->\n", tmp_path, "R", {"README.md": "home"})
     assert shown == (
-        "# P\n\n## Q\n\n### A part\n\nSee [b](R/data/b.csv), [up](home.html#x), [there](#a-part), [web](https://x.org).\n\n```\n# code\n```\n\n### Next\n\nmore\n"
+        "# P\n\n## Q\n\n(data-readme-a-part)=\n### A part\n\nSee [b](R/data/b.csv), [up](#readme-x), [home](home), [there](#data-readme-a-part), [web](https://x.org).\n\n```\n# code\n```\n\n(data-readme-next)=\n### Next\n\nmore\n"
     )
     assert with_documents("<!-- document: data/README.md#next -->", tmp_path, "R", {}) == "more"
     assert with_documents("<!-- document: LICENSE -->", tmp_path, "R", {}) == "```text\nYou may.\n```"

@@ -96,7 +96,9 @@ RECIPES = (
     Recipe("smollm2", "pronoun", 0, few=True),  # half of the wordings, twice: for "Direct Steering Optimization"
     Recipe("smollm2", "pronoun", 0, "prompt"),
     Recipe("smollm2", "pronoun", 0, mergeable=True),  # only what a plain checkpoint can hold: for "Ship it"
-    Recipe("gemma3-270m", "pronoun", 0),  # the first recipe on a second model, settings untouched: for "Does it hold elsewhere?"
+    Recipe(
+        "gemma3-270m", "pronoun", 0
+    ),  # the first recipe on a second model, settings untouched: for "Does it hold elsewhere?"
     Recipe("gemma3-270m", "pronoun", 1),
     Recipe("gemma3-270m", "pronoun", 2),
     Recipe("smol-llava", "who-is", 0),  # learns to answer "the first" to everybody: for "Fooling the metric"

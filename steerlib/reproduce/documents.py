@@ -39,7 +39,7 @@ def with_documents(text: str, root: Path, repository: str, pages: Mapping[str, s
             return f"```text\n{source.strip()}\n```"
         source = _section(source, heading, path) if heading else re.sub(r"\A# .*\n+", "", source)
         above = re.findall(r"(?m)^(#+) ", text[: match.start()])
-        source = _lower(source, len(above[-1]) - 1 if above else 0)
+        source = _lower(source, len(above[-1]) - 1 if above else 0, path)
         return LINK.sub(lambda m: f"[{m[1]}]({_target(m[2], path, repository, pages)})", source).strip()
 
     return MARK.sub(document, text)
@@ -59,12 +59,20 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower().strip()).replace(" ", "-")
 
 
-def _lower(source: str, levels: int) -> str:
-    """The text with its headings some levels further down; what looks like one inside of code is left alone."""
+def _place(path: str, heading: str) -> str:
+    """The name by which pages link a heading of a document."""
+    return f"{slug(path.replace('/', '-').removesuffix('.md'))}-{heading}".lower()
+
+
+def _lower(source: str, levels: int, path: str) -> str:
+    """The text with its headings some levels further down, and a place for links above each; code is left alone."""
     lines, code = [], False
     for line in source.splitlines():
         code ^= line.lstrip().startswith(("```", "~~~"))
-        lines.append("#" * levels + line if re.match(r"#+ ", line) and not code else line)
+        if not code and (heading := re.match(r"#+ (.+)", line)):
+            lines += [f"({_place(path, slug(heading[1]))})=", "#" * levels + line]
+        else:
+            lines.append(line)
     return "\n".join(lines)
 
 
@@ -79,10 +87,10 @@ def _section(source: str, wanted: str, path: str) -> str:
 
 
 def _target(link: str, path: str, repository: str, pages: Mapping[str, str]) -> str:
-    if re.match(r"[a-z]+:|#", link):
+    if re.match(r"[a-z]+:", link):
         return link
     file, _, place = link.partition("#")
-    whole = posixpath.normpath(posixpath.join(posixpath.dirname(path), file))
-    if whole in pages:
-        return f"{pages[whole]}.html" + (f"#{place}" if place else "")
+    whole = posixpath.normpath(posixpath.join(posixpath.dirname(path), file)) if file else path
+    if whole in pages or not file:
+        return f"#{_place(whole, place)}" if place else pages[whole]
     return f"{repository}/{whole}" + (f"#{place}" if place else "")
