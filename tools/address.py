@@ -90,7 +90,7 @@ def main() -> int:
         return 2
     wrong = 0
     for path in files():
-        if path == ROOT / "tools" / "address.py":
+        if path in (ROOT / "tools" / "address.py", ROOT / "tests" / "test_colab.py"):  # which speak of strays
             continue
         text = path.read_text(encoding="utf-8")
         if asked.check:
