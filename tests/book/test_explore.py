@@ -203,7 +203,7 @@ def test_axe_finds_nothing_to_complain_of(context: Any, site: Site, options: dic
     assert [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found.response["violations"]] == []
 
 
-@pytest.mark.parametrize("name", ["explore", "a-direction-inside", "add-or-ablate"])
+@pytest.mark.parametrize("name", ["explore", "add-or-ablate"])
 def test_nothing_is_wider_than_a_phone(context: Any, site: Site, name: str) -> None:
     page = opened(context(viewport={"width": 390, "height": 844}), site, page=f"{name}.html")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
