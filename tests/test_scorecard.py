@@ -140,6 +140,15 @@ def test_a_row_says_how_strong_its_check_is() -> None:
     )
 
 
+def test_chapters_are_called_by_their_numbers_in_the_tables() -> None:
+    (tested, *_) = sentences()
+    some = [verdict("holds", tests=tested, chapter="a-constant-push")]
+    made = report(
+        some, {"a-constant-push": {"status": "ran", "date": "today"}}, called={"a-constant-push": "chapter 9"}
+    )
+    assert ">chapter 9: holds</a>" in made["scorecard"] and "<summary>Chapter 9, claims: 1 hold" in made["claims"]
+
+
 def test_the_page_counts_verdicts_and_strengths() -> None:
     some = [verdict("holds"), verdict("holds", stored="x"), verdict(NOT, kind="sign")]
     assert counts(some) == "Of 3 claims: 2 hold, 1 not reproduced. Of their checks: 0 pinned, 2 bounded, 1 stored."

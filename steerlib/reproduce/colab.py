@@ -18,7 +18,7 @@ from typing import Any
 from pybtex.database import parse_string  # type: ignore[import-untyped]
 
 from steerlib.reproduce.address import SITE
-from steerlib.reproduce.dress import BADGE, claims_line
+from steerlib.reproduce.dress import claims_apart
 from steerlib.reproduce.frames import dressed
 from steerlib.reproduce.references import References, Shown
 
@@ -158,23 +158,19 @@ def _split(text: str) -> Iterator[dict[str, Any]]:
 
 def _code(cell: dict[str, Any], page: str, refers: References) -> list[dict[str, Any]]:
     """A code cell with its outputs, and the caption of what it shows in a cell below it."""
-    about, badges = cell["metadata"].get("book", {}), []
-    outputs: list[dict[str, Any]] = []
-    for output in cell["outputs"]:
+    about = cell["metadata"].get("book", {})
+    outputs, line = claims_apart(cell["outputs"])
+    for output in outputs:
         data = output.get("data", {})
         source = "".join(data.get("text/html", ""))
-        if BADGE.search(source):
-            badges.append(source)
-            continue
         if "image/png" in data:
             data.pop("image/svg+xml", None)
             alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
             data["text/plain"] = refers.fill_alt(alt, page) or data.get("text/plain", "")
         elif "<table" in source:
             data["text/html"] = dressed(source)
-        outputs.append(output)
-    if badges:
-        line = re.sub(r'href="(?!http)', f'href="{SITE}', claims_line(badges))
+    if line:
+        line = re.sub(r'href="(?!http)', f'href="{SITE}', line)
         outputs.append({"output_type": "display_data", "metadata": {}, "data": {"text/html": line, "text/plain": ""}})
     made = _cell("code", "".join(cell["source"])) | {"outputs": outputs}
     name = about.get("figure") or about.get("table")

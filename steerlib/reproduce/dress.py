@@ -27,7 +27,6 @@ from steerlib.reproduce.references import References, Shown
 HEAVY = 300_000  # letters of an SVG from which on a figure is shown as pixels
 HIDDEN = {"remove-cell", "remove-input", "hide-cell"}
 BADGE = re.compile(r'class="claim claim-(\w+)"[^>]*data-verdict="([^"]*)" data-strength="([^"]*)"')
-NUMBERS = {"image/svg+xml", "image/png", "text/html"}
 _inline_markdown = MarkdownIt()
 
 
@@ -90,17 +89,14 @@ def _show(cell: dict[str, Any], page: str, refers: References, pictures: Path) -
     alt = refers.fill_alt(alt, page)
     if alt:
         cell["metadata"]["mystnb"]["image"]["alt"] = alt
-    badges: list[str] = []
+    outputs, line = claims_apart(cell["outputs"])
     kept: list[dict[str, Any]] = []
     name = about.get("figure") or about.get("table")
     shown = refers.shown[name] if name else None
     caption = refers.fill_alt(about.get("caption", ""), page, "a caption") if shown else ""
-    for output in cell["outputs"]:
+    for output in outputs:
         data = output.get("data", {})
         source = "".join(data.get("text/html", ""))
-        if BADGE.search(source):
-            badges.append(source)
-            continue
         if "image/png" in data:
             text = _figure(data, alt, caption, shown if shown and shown.kind == "figure" else None, cell, pictures)
             output = _html(text)
@@ -110,9 +106,15 @@ def _show(cell: dict[str, Any], page: str, refers: References, pictures: Path) -
                 _table(source, caption, shown, bool(about.get("folded"))) if is_it and shown else dressed(source)
             )
         kept.append(output)
-    if badges:
-        kept.append(_html(claims_line(badges)))
-    cell["outputs"] = kept
+    cell["outputs"] = [*kept, _html(line)] if line else kept
+
+
+def claims_apart(outputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """The outputs of a cell without its badges, and the one line that takes their place; "" where there are none."""
+    html_of = ["".join(output.get("data", {}).get("text/html", "")) for output in outputs]
+    badges = [source for source in html_of if BADGE.search(source)]
+    kept = [output for output, source in zip(outputs, html_of, strict=True) if not BADGE.search(source)]
+    return kept, claims_line(badges) if badges else ""
 
 
 def _html(text: str) -> dict[str, Any]:

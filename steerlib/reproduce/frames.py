@@ -38,7 +38,7 @@ def dressed(source: str, caption: str = "", anchor: str = "") -> str:
                 cell["data-label"] = label
     spans = table.select("[rowspan], [colspan]")
     if len(labels) >= CARDS and all(labels[1:]) and not spans:
-        kinds.append("book-cards")
+        kinds.append("cards")
     table["class"] = " ".join(kinds)
     if caption:
         said = soup.new_tag("caption")

@@ -120,7 +120,10 @@ def _assemble(
                 cell["source"] = _with_map(cell["source"], refers.pages)
         (source / f"{name}.ipynb").write_text(json.dumps(chapter), encoding="utf-8")
     verdicts = check(ledger, records, stale=stale(root, records))
-    _fill(source / "reproducibility.md", report(verdicts, records, read_machines(root)))
+    _fill(
+        source / "reproducibility.md",
+        report(verdicts, records, read_machines(root), {page.name: page.called for page in pages}),
+    )
     _fill(source / "api.md", {"reference": reference()})
     if (source / "explore.md").is_file():
         _fill(source / "explore.md", {"grid-table": grid_table(grid_data())})

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 from steerlib.reproduce.claims import anchor
@@ -27,6 +28,7 @@ SCORES = {  # what a verdict on our claim says of the paper's sentence
     "not testable here, as recorded": "not testable here",
     "holds": "reproduced",
 }
+NAMELESS: Mapping[str, str] = MappingProxyType({})  # no chapter has another name than its file
 ORDER = (
     NEVER,
     "not reproduced",
@@ -38,7 +40,10 @@ ORDER = (
 
 
 def report(
-    verdicts: Iterable[Verdict], records: Mapping[str, Mapping[str, Any]], machines: Sequence[Machine] = ()
+    verdicts: Iterable[Verdict],
+    records: Mapping[str, Mapping[str, Any]],
+    machines: Sequence[Machine] = (),
+    called: Mapping[str, str] = NAMELESS,
 ) -> dict[str, str]:
     """The tables of the Reproducibility page.
 
@@ -46,6 +51,7 @@ def report(
         verdicts: on all claims.
         records: run records by chapter.
         machines: the run records of other machines.
+        called: how prose calls each chapter, such as "chapter 5", by its file stem; the stem itself where it is left out.
 
     Returns:
         The tables, by the name of the mark that each replaces.
@@ -70,9 +76,9 @@ def report(
     rows = {v.claim.id: _claim(v, others, measured_on[v.claim.id][1]) for v in found}
     parts = groupby(sorted(found, key=of), of)
     return {
-        "scorecard": scorecard(found),
+        "scorecard": scorecard(found, called),
         "counts": counts(found),
-        "claims": "\n\n".join(_chapter(name, list(part), rows) for name, part in parts),
+        "claims": "\n\n".join(_chapter(name, list(part), rows, called) for name, part in parts),
         "machines": compared,
         "chapters": table(CHAPTERS, chapters),
         "environment": table(FACTS, facts),
@@ -104,7 +110,7 @@ def score(words: Iterable[str]) -> str:
     return "partly reproduced" if "reproduced" in kinds else "not reproduced"
 
 
-def scorecard(verdicts: Sequence[Verdict]) -> str:
+def scorecard(verdicts: Sequence[Verdict], called: Mapping[str, str] = NAMELESS) -> str:
     """A table per paper: each sentence that the ledger tests or says it cannot test, what failed first."""
     tests = {v.claim.tests for v in verdicts}
     tables = []
@@ -118,7 +124,7 @@ def scorecard(verdicts: Sequence[Verdict]) -> str:
             cells = [f"{text(one.says)} <i>({text(one.where)})</i>", text(one.theirs)]
             never = word != NEVER and any(v.word == NEVER for v in ours)
             beside_it = f"; <strong>{NEVER}</strong> with the paper's own models" if never else ""
-            cells += ["".join(map(_ours, ours)) or text(one.untested), f"<b>{text(word)}</b>{beside_it}"]
+            cells += ["".join(_ours(v, called) for v in ours) or text(one.untested), f"<b>{text(word)}</b>{beside_it}"]
             place = ORDER.index(word) if word in ORDER else -1
             rows.append((place, row(dict(zip(CARD, cells, strict=True)), f' class="score-{word.replace(" ", "-")}"')))
         rows.sort(key=lambda row: row[0])  # stable: else as in the file
@@ -127,9 +133,9 @@ def scorecard(verdicts: Sequence[Verdict]) -> str:
     return "\n\n".join(tables) or "No claim tests a sentence of a paper."
 
 
-def _ours(v: Verdict) -> str:
+def _ours(v: Verdict, called: Mapping[str, str]) -> str:
     word = v.word.removesuffix(", as recorded")
-    link = f'<a href="#{anchor(v.claim.id)}">chapter {_number(v.claim.chapter)}: {text(word)}</a>'
+    link = f'<a href="#{anchor(v.claim.id)}">{text(called.get(v.claim.chapter, v.claim.chapter))}: {text(word)}</a>'
     kind = " (stored)" if v.claim.stored else ""
     whose = "The paper's number: " if v.word == "never run" else ""
     return f"<p>{text(whose + _said(v))} {link}{kind}</p>"
@@ -144,10 +150,13 @@ def counts(verdicts: Sequence[Verdict]) -> str:
     return f"Of {len(verdicts)} claims: {words}. Of their checks: {checks}."
 
 
-def _chapter(name: str, verdicts: Sequence[Verdict], rows: Mapping[str, str]) -> str:
+def _chapter(name: str, verdicts: Sequence[Verdict], rows: Mapping[str, str], called: Mapping[str, str]) -> str:
     """The claims of a chapter, what failed or never ran first; folded unless there is such a claim."""
     first = sorted(verdicts, key=lambda v: v.word not in LOUD)  # stable: else as in the ledger
-    summary = f"Chapter {_number(name)}, claims: " + ", ".join(f"{n} {short(word)}" for word, n in _counted(verdicts))
+    said = called.get(name, name)
+    summary = f"{said[0].upper()}{said[1:]}, claims: " + ", ".join(
+        f"{n} {short(word)}" for word, n in _counted(verdicts)
+    )
     start = "<details open>" if first[0].word in LOUD else "<details>"
     made = table(LEDGER, [rows[v.claim.id] for v in first], "cards ledger")
     return f"### {{doc}}`{name}`\n\n{start}\n<summary>{text(summary)}</summary>\n{made}\n</details>"
@@ -194,8 +203,3 @@ def _said(v: Verdict) -> str:
     """The sentence with the number that was measured, else the recorded one."""
     got = v.got or (Measured(v.claim.value) if v.claim.value is not None else None)
     return sentence(v.claim, got) if got else re.sub(r"\{value[^}]*\}", "(not yet recorded)", v.claim.says)
-
-
-def _number(chapter: str) -> str:
-    """The number by which prose calls a chapter: "7" of direct-steering-optimization, "A1" of an appendix."""
-    return text(chapter.split("-")[0].lstrip("0").upper())
