@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from browsing import BROWSER, Site
+
+from book.browsing import BROWSER, Site
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from browsing import BROWSER, HTML, REPOSITORY, Site
 
+from book.browsing import BROWSER, HTML, REPOSITORY, Site
 from steerlib.inpage.table import grid_probabilities
 
 sync_api = pytest.importorskip("playwright.sync_api")
